@@ -1,0 +1,214 @@
+# /// script
+# requires-python = ">=3.9,<3.12"
+# dependencies = ["mxnet==1.9.1", "numpy==1.23.5"]
+# ///
+"""MNIST in MXNet's Symbol and Module API on two devices: Module slices the batch, the kvstore sums the gradients.
+
+Works the same on CPU and GPU:
+
+    uv run mnist_mx_sym_mgpu.py                 # brings its own packages
+    python mnist_mx_sym_mgpu.py                 # in an environment made from requirements.txt
+    python mnist_mx_sym_mgpu.py --device gpu    # in an environment made from requirements-gpu.txt
+"""
+
+import argparse
+import gzip
+import hashlib
+import http.client
+import os
+import platform
+import signal
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import zlib
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Ctrl-C ends the run at once: Python's own handler would wait for the framework's C++ calls, up to an epoch
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=lambda: os._exit(128 + signal.sigwait({signal.SIGINT})), daemon=True).start()
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # MXNet's own default takes half
+
+import mxnet as mx
+import numpy as np
+from mxnet import gluon
+
+EPOCHS = 10
+BATCH_SIZE = 500  # images per device and step
+LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arXiv:1706.02677
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
+DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
+SEED = 42
+
+MNIST = {  # file: SHA-256
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+MIRRORS = "https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"
+TIMEOUT = 30  # seconds a mirror may keep silent
+
+
+def load_mnist(data_dir):
+    """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); fetch what is missing."""
+    arrays = []
+    for name, sha256 in MNIST.items():
+        path = Path(data_dir, name)
+        shape = (28, 28) if "images" in name else ()
+        try:
+            if not path.exists():
+                download(path, sha256)
+            content = gzip.decompress(path.read_bytes())
+            # IDX is big-endian: 0x0800 (bytes) plus the number of dimensions, then the size of each dimension
+            header = np.frombuffer(content[: 8 + 4 * len(shape)], ">u4").tolist()
+            array = np.frombuffer(content, np.uint8, offset=4 * len(header)).reshape(-1, *shape)
+            if not len(array) or header != [0x0801 + len(shape), len(array), *shape]:
+                raise ValueError(f"IDX header {header} does not fit {len(array)} items of shape {shape}")
+            if not shape and (len(array) != len(arrays[-1]) or array.max() > 9):
+                raise ValueError(f"{len(array)} labels up to {array.max()} for {len(arrays[-1])} images of digits")
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            fail(f"{path}: {error}; mend or remove it, or name another folder with --data-dir")
+        arrays.append(array)
+    return arrays
+
+
+def download(path, sha256):
+    """Fetch a file from the first mirror that has it whole; path never holds less. Raises OSError if it cannot write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for mirror in MIRRORS:
+        try:
+            with urllib.request.urlopen(mirror + path.name, timeout=TIMEOUT) as response:
+                content = response.read()
+            if hashlib.sha256(content).hexdigest() == sha256:
+                break
+            failures.append(f"{mirror}: wrong SHA-256")
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(f"{mirror}: {error!r}")
+    else:
+        advice = "put MNIST there, name its folder with --data-dir, or draw stand-in digits with synthetic_mnist.py"
+        fail(f"cannot download {path}: {'; '.join(failures)}; {advice}")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # on the same disk: the rename is atomic
+        Path(folder, path.name).write_bytes(content)
+        Path(folder, path.name).replace(path)
+
+
+def find_devices(kind, count):
+    """Return count MXNet contexts; kind is "cpu", "gpu", or "auto": GPUs if enough are visible, else CPU."""
+    gpus = mx.context.num_gpus()
+    if kind == "gpu" and gpus < count:
+        fail(f"--device gpu needs {count} x gpu, MXNet sees {gpus}; use --device cpu")
+    return [mx.cpu(i) if kind == "cpu" or gpus < count else mx.gpu(i) for i in range(count)]
+
+
+def build_model(devices, batch_size):
+    """Return the CNN, (batch_size, 1, 28, 28) in [0, 1] to probabilities, with Glorot uniform weights and zero biases."""
+    x = mx.sym.Variable("data")
+    x = mx.sym.Convolution(x, kernel=(3, 3), num_filter=32, name="conv1")
+    x = mx.sym.Activation(x, act_type="relu")
+    x = mx.sym.Convolution(x, kernel=(3, 3), num_filter=64, name="conv2")
+    x = mx.sym.Activation(x, act_type="relu")
+    x = mx.sym.Pooling(x, kernel=(2, 2), stride=(2, 2), pool_type="max")
+    x = mx.sym.Dropout(x, p=DROPOUT_CONV)
+    x = mx.sym.FullyConnected(x, num_hidden=128, name="dense1")  # flattens
+    x = mx.sym.Activation(x, act_type="relu")
+    x = mx.sym.Dropout(x, p=DROPOUT_DENSE)
+    x = mx.sym.FullyConnected(x, num_hidden=10, name="dense2")
+    x = mx.sym.SoftmaxOutput(x, name="softmax")  # its gradient is that of the cross-entropy
+    model = mx.mod.Module(x, context=devices)
+    batch_size *= len(devices)  # two devices: Module binds the global batch and slices it
+    model.bind([("data", (batch_size, 1, 28, 28))], [("softmax_label", (batch_size,))])
+    model.init_params(mx.init.Xavier())
+    return model
+
+
+def train(model, images, labels, epochs, batch_size, devices):
+    """Train on images (n, 28, 28) and labels (n,), both uint8, batch_size images per device; return the seconds."""
+    global_batch_size = batch_size * len(devices)  # two devices: weak scaling, each device takes batch_size images
+    images = np.divide(images[:, np.newaxis], 255, dtype=np.float32)
+    batches = mx.io.NDArrayIter(images, labels, global_batch_size, shuffle=True, last_batch_handle="discard")
+    learning_rate = LEARNING_RATE * len(devices)  # two devices: linear scaling
+    adam = {"learning_rate": learning_rate, "beta1": BETA_1, "beta2": BETA_2, "epsilon": EPSILON}
+    # two devices: the kvstore sums their gradients
+    model.init_optimizer("device", optimizer="adam", optimizer_params=adam)  # divides the gradients by the batch size
+    mx.nd.waitall()
+    start = time.perf_counter()
+    for epoch in range(epochs):
+        epoch_start = time.perf_counter()
+        loss_sums = [mx.nd.zeros(1, device) for device in devices]  # two devices: each sums its own
+        batches.reset()  # reshuffles
+        for batch in batches:
+            model.forward_backward(batch)
+            model.update()
+            probabilities = model.get_outputs(merge_multi_context=False)[0]  # two devices: one array for each
+            label = gluon.utils.split_and_load(batch.label[0], devices)
+            for loss_sum, x, y in zip(loss_sums, probabilities, label):
+                loss_sum -= (mx.nd.pick(x, y) + 1e-12).log().mean()  # stays on the device
+        loss = sum(loss_sum.asscalar() for loss_sum in loss_sums) / len(devices) / (len(images) // global_batch_size)
+        report_epoch(epoch, epochs, loss, time.perf_counter() - epoch_start)
+    mx.nd.waitall()
+    return time.perf_counter() - start
+
+
+def evaluate(model, images, labels, batch_size, devices):
+    """Return the fraction of images (n, 28, 28) whose largest probability is that of their label (n,), all uint8."""
+    images = np.divide(images[:, np.newaxis], 255, dtype=np.float32)
+    batch_size *= len(devices)  # two devices: Module slices every batch
+    batches = mx.io.NDArrayIter(images, labels, batch_size)  # pads the last batch, predict cuts the padding off
+    probabilities = model.predict(batches)
+    return np.mean(probabilities.argmax(axis=1).asnumpy() == labels)
+
+
+def report_epoch(epoch, epochs, loss, seconds):
+    """Print the line of an epoch, counted from 0; loss is its mean over all batches."""
+    print(f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  {seconds:.2f} s", flush=True)
+
+
+def fail(message, status=1):
+    """End the program with one line on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def parse_args():
+    """Return the flags; a mistake in them exits with status 2."""
+    data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda message: fail(f"{message}; see --help", 2)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="per device: %(default)s")
+    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="default: $MNIST_DIR or data")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="default: GPUs if enough")
+    parser.add_argument("--devices", type=int, default=2, metavar="N", help="default: %(default)s")
+    args = parser.parse_args()
+    if min(args.epochs, args.batch_size, args.devices) < 1:
+        parser.error("--epochs, --batch-size and --devices must be at least 1")
+    return args
+
+
+def main():
+    """Load, build, train, evaluate, report."""
+    args = parse_args()
+    devices = find_devices(args.device, args.devices)  # two devices: as many as --devices says
+    train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
+    if args.batch_size * len(devices) > len(train_images):
+        fail(f"a batch of {len(devices)} x {args.batch_size} images is more than the {len(train_images)} there are", 2)
+    where = f"{len(devices)} x {devices[0].device_type}, {os.environ['OMP_NUM_THREADS']} threads"
+    versions = f"mxnet {mx.__version__}, python {platform.python_version()}"
+    print(f"{Path(__file__).name}: {versions}, {where}, batch {len(devices)} x {args.batch_size}", flush=True)
+
+    mx.random.seed(SEED)
+    np.random.seed(SEED)
+    model = build_model(devices, args.batch_size)
+    seconds = train(model, train_images, train_labels, args.epochs, args.batch_size, devices)
+    accuracy = evaluate(model, test_images, test_labels, args.batch_size, devices)
+    print(f"duration: {seconds:.2f} s")
+    print(f"accuracy: {accuracy:.4f}")
+
+
+if __name__ == "__main__":
+    main()
