@@ -113,13 +113,15 @@ def find_devices(kind, count):
 
 def build_model(devices):
     """Return the CNN, (n, 1, 28, 28) in [0, 1] to probabilities, with Glorot uniform weights and zero biases."""
+    # keras-mxnet takes kernels (out, in, 3, 3) for (height, width, in, out): its own Glorot limits would be wrong
+    glorot1, glorot2 = [keras.initializers.RandomUniform(-x, x) for x in ((6 / 9 / 33) ** 0.5, (6 / 9 / 96) ** 0.5)]
     model = keras.Sequential(
         [
-            Conv2D(32, 3, activation="relu", input_shape=(1, 28, 28)),
-            Conv2D(64, 3, activation="relu"),
+            Conv2D(32, 3, activation="relu", kernel_initializer=glorot1, input_shape=(1, 28, 28)),
+            Conv2D(64, 3, activation="relu", kernel_initializer=glorot2),
             MaxPooling2D(2),
             Dropout(DROPOUT_CONV),
-            Flatten(),
+            Flatten("channels_last"),  # as they lie: "channels_first" would transpose every batch
             Dense(128, activation="relu"),
             Dropout(DROPOUT_DENSE),
             Dense(10, activation="softmax"),
@@ -128,6 +130,9 @@ def build_model(devices):
     # two devices: keras-mxnet 2.2.4.3 reads every "cpu(i)" as cpu(0), so on a CPU these are two executors in one context
     model = keras.utils.multi_gpu_model(model, gpus=devices)
     adam = keras.optimizers.Adam(LEARNING_RATE * len(devices), BETA_1, BETA_2, EPSILON)  # two devices: linear scaling
+    adam.rescale_grad = 1 / len(
+        devices
+    )  # two devices: each averages over its own images, keras-mxnet sums the averages
     model.compile(adam, "sparse_categorical_crossentropy")
     return model
 
