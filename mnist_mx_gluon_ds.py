@@ -178,20 +178,23 @@ def fail(message, status=1):
     sys.exit(status)
 
 
+def positive(text):
+    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def parse_args():
     """Return the flags; a mistake in them exits with status 2."""
     data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message}; see --help", 2)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="per device: %(default)s")
-    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="default: $MNIST_DIR or data")
-    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="default: GPUs if enough")
-
-    args = parser.parse_args()
-    if min(args.epochs, args.batch_size) < 1:
-        parser.error("--epochs and --batch-size must be at least 1")
-    return args
+    parser.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help="%(default)s")
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
+    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
+    return parser.parse_args()
 
 
 def main():

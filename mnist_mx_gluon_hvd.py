@@ -49,8 +49,8 @@ if __name__ == "__main__":
 cpus = len(os.sched_getaffinity(0)) // int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpus)))  # MXNet's own default takes half
 
-import horovod
-import horovod.mxnet as hvd
+import horovod  # Horovod: for its version
+import horovod.mxnet as hvd  # Horovod: ranks and collective operations
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
@@ -62,7 +62,6 @@ LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arX
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
 SEED = 42
-
 MNIST = {  # file: SHA-256
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -178,7 +177,7 @@ def train(model, images, labels, epochs, batch_size, devices):
 
 def evaluate(model, images, labels, batch_size, devices):
     """Return the fraction of images (n, 28, 28) whose largest logit is that of their label (n,), all uint8."""
-    correct, total = 0, len(images)
+    correct, total = 0, len(images)  # Horovod: of all ranks
     images, labels = images[hvd.rank() :: hvd.size()], labels[hvd.rank() :: hvd.size()]  # Horovod: the rank's shard
     for i in range(0, len(images), batch_size):
         data = np.divide(images[i : i + batch_size, np.newaxis], 255, dtype=np.float32)
@@ -199,33 +198,36 @@ def fail(message, status=1):
     sys.exit(status)
 
 
+def positive(text):
+    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def parse_args():
     """Return the flags; a mistake in them exits with status 2."""
     data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message}; see --help", 2)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="per device: %(default)s")
-    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="default: $MNIST_DIR or data")
-    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="default: GPUs if enough")
-
-    args = parser.parse_args()
-    if min(args.epochs, args.batch_size) < 1:
-        parser.error("--epochs and --batch-size must be at least 1")
-    return args
+    parser.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help="%(default)s")
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
+    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
+    return parser.parse_args()
 
 
 def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
-    hvd.init()
+    hvd.init()  # Horovod: meets the other ranks
     devices = [find_devices(args.device, hvd.local_size())[hvd.local_rank()]]  # Horovod: one device per rank
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
     if args.batch_size * hvd.size() > len(train_images):
         fail(f"a batch of {hvd.size()} x {args.batch_size} images is more than the {len(train_images)} there are", 2)
     where = f"{hvd.size()} x {devices[0].device_type}, {os.environ['OMP_NUM_THREADS']} threads"
     versions = f"horovod {horovod.__version__}, mxnet {mx.__version__}, python {platform.python_version()}"
-    if hvd.rank() == 0:
+    if hvd.rank() == 0:  # Horovod: one report
         print(f"{Path(__file__).name}: {versions}, {where}, batch {hvd.size()} x {args.batch_size}", flush=True)
 
     mx.random.seed(SEED + hvd.rank())  # Horovod: every rank shuffles and drops differently
@@ -233,7 +235,7 @@ def main():
     model = build_model(devices)
     seconds = train(model, train_images, train_labels, args.epochs, args.batch_size, devices)
     accuracy = evaluate(model, test_images, test_labels, args.batch_size, devices)
-    if hvd.rank() == 0:
+    if hvd.rank() == 0:  # Horovod: one report
         print(f"duration: {seconds:.2f} s")
         print(f"accuracy: {accuracy:.4f}")
 

@@ -34,7 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # M
 
 import mxnet as mx
 import numpy as np
-from mxnet import gluon
+from mxnet import gluon  # two devices: for split_and_load
 
 EPOCHS = 10
 BATCH_SIZE = 500  # images per device and step
@@ -42,7 +42,6 @@ LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arX
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
 SEED = 42
-
 MNIST = {  # file: SHA-256
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -128,9 +127,9 @@ def build_model(devices, batch_size):
 
 def train(model, images, labels, epochs, batch_size, devices):
     """Train on images (n, 28, 28) and labels (n,), both uint8, batch_size images per device; return the seconds."""
-    global_batch_size = batch_size * len(devices)  # two devices: weak scaling, each device takes batch_size images
+    batch_size *= len(devices)  # two devices: weak scaling, each device takes batch_size images
     images = np.divide(images[:, np.newaxis], 255, dtype=np.float32)
-    batches = mx.io.NDArrayIter(images, labels, global_batch_size, shuffle=True, last_batch_handle="discard")
+    batches = mx.io.NDArrayIter(images, labels, batch_size, shuffle=True, last_batch_handle="discard")
     learning_rate = LEARNING_RATE * len(devices)  # two devices: linear scaling
     adam = {"learning_rate": learning_rate, "beta1": BETA_1, "beta2": BETA_2, "epsilon": EPSILON}
     # two devices: the kvstore sums their gradients
@@ -148,7 +147,7 @@ def train(model, images, labels, epochs, batch_size, devices):
             label = gluon.utils.split_and_load(batch.label[0], devices)
             for loss_sum, x, y in zip(loss_sums, probabilities, label):
                 loss_sum -= (mx.nd.pick(x, y) + 1e-12).log().mean()  # stays on the device
-        loss = sum(loss_sum.asscalar() for loss_sum in loss_sums) / len(devices) / (len(images) // global_batch_size)
+        loss = sum(loss_sum.asscalar() for loss_sum in loss_sums) / len(devices) / (len(images) // batch_size)
         report_epoch(epoch, epochs, loss, time.perf_counter() - epoch_start)
     mx.nd.waitall()
     return time.perf_counter() - start
@@ -174,20 +173,24 @@ def fail(message, status=1):
     sys.exit(status)
 
 
+def positive(text):
+    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def parse_args():
     """Return the flags; a mistake in them exits with status 2."""
     data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message}; see --help", 2)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="per device: %(default)s")
-    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="default: $MNIST_DIR or data")
-    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="default: GPUs if enough")
-    parser.add_argument("--devices", type=int, default=2, metavar="N", help="default: %(default)s")
-    args = parser.parse_args()
-    if min(args.epochs, args.batch_size, args.devices) < 1:
-        parser.error("--epochs, --batch-size and --devices must be at least 1")
-    return args
+    parser.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help="%(default)s")
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
+    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
+    parser.add_argument("--devices", type=positive, default=2, metavar="N", help="%(default)s")  # two devices: or more
+    return parser.parse_args()
 
 
 def main():

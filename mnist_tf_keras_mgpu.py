@@ -47,7 +47,6 @@ LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arX
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
 SEED = 42
-
 MNIST = {  # file: SHA-256
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -177,20 +176,24 @@ def fail(message, status=1):
     sys.exit(status)
 
 
+def positive(text):
+    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def parse_args():
     """Return the flags; a mistake in them exits with status 2."""
     data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message}; see --help", 2)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="per device: %(default)s")
-    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="default: $MNIST_DIR or data")
-    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="default: GPUs if enough")
-    parser.add_argument("--devices", type=int, default=2, metavar="N", help="default: %(default)s")
-    args = parser.parse_args()
-    if min(args.epochs, args.batch_size, args.devices) < 1:
-        parser.error("--epochs, --batch-size and --devices must be at least 1")
-    return args
+    parser.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help="%(default)s")
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
+    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
+    parser.add_argument("--devices", type=positive, default=2, metavar="N", help="%(default)s")  # two devices: or more
+    return parser.parse_args()
 
 
 def main():
