@@ -153,7 +153,7 @@ def train(model, images, labels, epochs, batch_size, devices):
             trainer.step(batch_size)
             for loss_sum, loss in zip(loss_sums, losses):  # two devices: each its own
                 loss_sum += loss.mean()  # stays on the device
-        loss = sum(loss_sum.asscalar() for loss_sum in loss_sums) / len(devices) / (len(images) // batch_size)
+        loss = np.mean([x.asscalar() for x in loss_sums]) / (len(images) // batch_size)  # two devices: the mean
         report_epoch(epoch, epochs, loss, time.perf_counter() - epoch_start)
     mx.nd.waitall()
     return time.perf_counter() - start

@@ -147,7 +147,7 @@ def train(model, images, labels, epochs, batch_size, devices):
             label = gluon.utils.split_and_load(batch.label[0], devices)
             for loss_sum, x, y in zip(loss_sums, probabilities, label):
                 loss_sum -= (mx.nd.pick(x, y) + 1e-12).log().mean()  # stays on the device
-        loss = sum(loss_sum.asscalar() for loss_sum in loss_sums) / len(devices) / (len(images) // batch_size)
+        loss = np.mean([x.asscalar() for x in loss_sums]) / (len(images) // batch_size)  # two devices: the mean
         report_epoch(epoch, epochs, loss, time.perf_counter() - epoch_start)
     mx.nd.waitall()
     return time.perf_counter() - start

@@ -1,0 +1,126 @@
+# /// script
+# requires-python = ">=3.9"
+# dependencies = ["numpy>=1.23"]
+# ///
+"""Draw stand-in digits in MNIST's file format, for machines that cannot download MNIST, and for tests.
+
+    uv run synthetic_mnist.py                              # 60,000 + 10,000 digits into data
+    uv run synthetic_mnist.py DIR --train 5000 --test 1000
+
+The digits are drawn, not written: results on them say nothing about MNIST. One seed, so the same numbers give the same files.
+Files that lie in the folder already are never overwritten.
+"""
+
+import argparse
+import gzip
+import signal
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SEED = 42
+ROTATION = 0.17  # radians, to either side, like the following
+SHEAR = 0.15  # of the height
+SCALE = 0.15  # of the size
+SHIFT = 1.4  # pixels
+THICKNESS = 0.35  # of the pen's threshold
+NOISE = 200.0  # grey levels, standard deviation on the worst digits; most have little
+CHUNK = 2000  # digits drawn at once
+GLYPHS = (  # 5 x 7 dots
+    ("01110", "10001", "10001", "10001", "10001", "10001", "01110"),
+    ("00100", "01100", "00100", "00100", "00100", "00100", "01110"),
+    ("01110", "10001", "00001", "00110", "01000", "10000", "11111"),
+    ("11110", "00001", "00001", "01110", "00001", "00001", "11110"),
+    ("00010", "00110", "01010", "10010", "11111", "00010", "00010"),
+    ("11111", "10000", "11110", "00001", "00001", "10001", "01110"),
+    ("00110", "01000", "10000", "11110", "10001", "10001", "01110"),
+    ("11111", "00001", "00010", "00100", "01000", "01000", "01000"),
+    ("01110", "10001", "10001", "01110", "10001", "10001", "01110"),
+    ("01110", "10001", "10001", "01111", "00001", "00010", "01100"),
+)
+DOT = 2.9  # pixels from dot to dot
+
+
+def draw(labels, generator):
+    """Return images (n, 28, 28) uint8 of the digits in labels (n,): dots of light, warped, thresholded and noisy."""
+    n = len(labels)
+    canvas = np.zeros((10, 7 + 4, 5 + 4))  # two dark dots around every glyph
+    canvas[:, 2:-2, 2:-2] = [[[int(dot) for dot in row] for row in glyph] for glyph in GLYPHS]
+    # where each pixel comes from: the inverse of a random turn, shear, scaling and shift about the centre
+    angle, shear = generator.uniform(-ROTATION, ROTATION, n), generator.uniform(-SHEAR, SHEAR, n)
+    scale = generator.uniform(1 - SCALE, 1 + SCALE, (2, n)) * DOT
+    y, x = np.mgrid[:28, :28].reshape(2, 1, -1) - 13.5 - generator.uniform(-SHIFT, SHIFT, (2, n, 1))
+    y, x = (
+        (np.cos(angle)[:, None] * y - np.sin(angle)[:, None] * x) / scale[0][:, None],
+        (np.sin(angle)[:, None] * y + np.cos(angle)[:, None] * x) / scale[1][:, None],
+    )
+    x += shear[:, None] * y
+    y, x = np.clip(y + 5, 0, 9.999), np.clip(x + 4, 0, 7.999)
+    # bilinear interpolation between dots makes strokes of them
+    top, left = y.astype(int), x.astype(int)
+    down, right = y - top, x - left
+    digit = labels[:, None]
+    light = (1 - down) * ((1 - right) * canvas[digit, top, left] + right * canvas[digit, top, left + 1])
+    light += down * ((1 - right) * canvas[digit, top + 1, left] + right * canvas[digit, top + 1, left + 1])
+    pen = generator.uniform(0.2, 0.2 + THICKNESS, (n, 1))
+    ink = np.clip((light - pen) * 4 + 0.5, 0, 1) * generator.uniform(180, 255, (n, 1))
+    ink += generator.normal(0, NOISE, ink.shape) * generator.uniform(0, 1, (n, 1)) ** 4
+    return np.clip(ink, 0, 255).astype(np.uint8).reshape(n, 28, 28)
+
+
+def write(folder, name, header, arrays):
+    """Write an IDX file: a header of big-endian numbers, then bytes. The same numbers always give the same bytes."""
+    with open(Path(folder, name), "wb") as file, gzip.GzipFile("", "wb", 1, file, 0) as packed:
+        packed.write(struct.pack(f">{len(header)}I", *header))
+        for array in arrays:
+            packed.write(array.tobytes())
+
+
+def fail(message, status=1):
+    """End the program with one line on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def count(text):
+    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def main():
+    """Draw both sets and put the four files into their folder at the end."""
+    data_dir = Path(__file__).with_name("data")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda message: fail(f"{message}; see --help", 2)
+    parser.add_argument("folder", nargs="?", type=Path, default=data_dir, metavar="DIR", help="default: data")
+    parser.add_argument("--train", type=count, default=60_000, metavar="N", help="training digits: %(default)s")
+    parser.add_argument("--test", type=count, default=10_000, metavar="N", help="test digits: %(default)s")
+    args = parser.parse_args()
+    names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    for name in names:
+        if (args.folder / name).exists():
+            fail(f"{args.folder / name} is there already; remove it or name another folder")
+    try:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=args.folder) as unfinished:
+            for number, (part, n) in enumerate((("train", args.train), ("t10k", args.test))):
+                generator = np.random.default_rng([SEED, number])
+                labels = generator.integers(0, 10, n)
+                images = (draw(labels[i : i + CHUNK], generator) for i in range(0, n, CHUNK))
+                write(unfinished, f"{part}-images-idx3-ubyte.gz", (0x0803, n, 28, 28), images)
+                write(unfinished, f"{part}-labels-idx1-ubyte.gz", (0x0801, n), [labels.astype(np.uint8)])
+            for name in names:
+                Path(unfinished, name).replace(args.folder / name)
+    except OSError as error:
+        fail(f"cannot write to {args.folder}: {error.strerror}; name another folder")
+    print(f"{args.train} + {args.test} stand-in digits, not MNIST: {args.folder}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    main()
