@@ -263,7 +263,7 @@ BROKEN = {
     "stops half-way": lambda name: (200, len(GOOD[name]), GOOD[name][:100], 0.0),
     "wrong bytes": lambda name: (200, len(GOOD[name]), GOOD[name][:-1] + b"?", 0.0),
     "sign-in page": lambda name: (200, 5, b"hello", 0.0),
-    "silent": lambda name: (200, len(GOOD[name]), GOOD[name], 3.0),
+    "silent": lambda name: (200, len(GOOD[name]), GOOD[name], 100.0),
 }
 
 
