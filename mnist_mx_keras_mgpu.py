@@ -127,10 +127,11 @@ def build_model(devices):
         ]
     )
     # two devices: keras-mxnet 2.2.4.3 reads every "cpu(i)" as cpu(0), so on a CPU these are two executors in one context
-    model = keras.utils.multi_gpu_model(model, gpus=devices)
+    if len(devices) > 1:  # two devices: or more, multi_gpu_model refuses one
+        model = keras.utils.multi_gpu_model(model, gpus=devices)
     adam = keras.optimizers.Adam(LEARNING_RATE * len(devices), BETA_1, BETA_2, EPSILON)  # two devices: linear scaling
     adam.rescale_grad = 1 / len(devices)  # two devices: keras-mxnet sums their averages
-    model.compile(adam, "sparse_categorical_crossentropy")
+    model.compile(adam, "sparse_categorical_crossentropy", context=devices)
     return model
 
 
@@ -158,8 +159,10 @@ def train(model, images, labels, epochs, batch_size, devices):
 
 def evaluate(model, images, labels, batch_size, devices):
     """Return the fraction of images (n, 28, 28) whose largest probability is that of their label (n,), all uint8."""
-    images = np.divide(images[:, np.newaxis], 255, dtype=np.float32)
-    return np.mean(model.predict(images, batch_size).argmax(axis=1) == labels)
+    batch_size *= len(devices)  # two devices: each takes batch_size images
+    n = -(-len(images) // len(devices)) * len(devices)  # two devices: repeat some images, lest a device gets none
+    images = np.divide(np.resize(images, (n, 28, 28))[:, np.newaxis], 255, dtype=np.float32)
+    return np.mean(model.predict(images, batch_size)[: len(labels)].argmax(axis=1) == labels)
 
 
 def report_epoch(epoch, epochs, loss, seconds):
