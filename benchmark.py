@@ -28,7 +28,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import signal
 import socket
 import statistics
@@ -64,12 +63,12 @@ MNIST = {  # file: SHA-256
 }
 STAND_IN = "stand-in"  # folder below the data's
 HEADER = re.compile(
-    r"(?P<script>\S+): (?P<versions>\S+ \S+(?:, \S+ \S+)*), (?P<devices>[1-9]\d*) x (?P<device>cpu|gpu), "
+    r"(?P<script>\S+): (?P<versions>(?:[^\s,]+ [^\s,]+, )+python [^\s,]+), (?P<devices>[1-9]\d*) x (?P<device>cpu|gpu), "
     r"(?P<threads>\d+) threads, batch (?P<per>\d+) x (?P<batch_size>\d+)"
 )
 EPOCH = re.compile(r"epoch +(\d+)/(\d+)  loss (\d+\.\d{4})  (\d+\.\d\d) s")
 RESULT = re.compile(r"duration: (\d+\.\d\d) s\naccuracy: ([01]\.\d{4})")
-# What must not differ between the runs of one file; for parallel scripts and for one and the same script, more
+# what must be the same for all runs in one file, and for all runs of a script
 MACHINE = "hostname", "cpu_model_name", "cpu_count", "cpus_used", "memory", "gpu", "gpu_driver", "platform", "os"
 SETTINGS = "epochs", "batch_size", "data", "train_images", *(f"sha256 {name}" for name in MNIST)
 SCRIPT = "sha256", "devices", "device", "threads", "python_version"
@@ -94,14 +93,13 @@ def find_python(script, args):
     given = args.mx_python if "_mx_" in script.name else args.tf_python if "_tf_" in script.name else None
     if given:
         return str(given.absolute())  # not resolved: the link's place is the environment
-    try:
-        for command in ("sync", "--quiet"), ("python", "find"):
-            done = subprocess.run(["uv", *command, "--script", script], capture_output=True, text=True)
-            if done.returncode:
-                fail(f"uv cannot make the environment of {script.name}: {tail(done.stderr)}")
-    except FileNotFoundError:
-        fail("uv, which makes the scripts' environments, is not there: see docs.astral.sh/uv, or use --mx-python")
-    return done.stdout.strip()
+    found = "nothing"
+    for command in ["uv", "sync", "--quiet"], ["uv", "python", "find"]:
+        status, found, errors = ask(*command, "--script", script)
+        if status:
+            say(errors)
+            fail(f"uv cannot make the environment of {script.name}; mend that, or use --mx-python and --tf-python")
+    return found
 
 
 def find_data(folder, script, python):
@@ -110,18 +108,19 @@ def find_data(folder, script, python):
         return folder
     say(f"fetching MNIST into {folder}")
     program = "import runpy, sys; runpy.run_path(sys.argv[1])['load_mnist'](sys.argv[2])"
-    done = subprocess.run([python, "-c", program, script, folder], capture_output=True, text=True)
-    if not done.returncode:
+    status, _, errors = ask(python, "-c", program, script, folder)
+    if not status:
         return folder
-    if "error: cannot download" not in done.stderr:
-        fail(f"cannot get MNIST: {tail(done.stderr).removeprefix('error: ')}")
-    say(f"\nWARNING: {tail(done.stderr).removeprefix('error: ')}")
-    say("WARNING: the benchmark goes on with stand-in digits, not MNIST: its accuracies mean nothing\n")
+    reason = errors.splitlines()[-1].removeprefix("error: ") if errors else f"exit status {status}"
+    if "error: cannot download" not in errors:
+        fail(f"cannot get MNIST: {reason}")
+    say(f"\nWARNING: {reason}\nWARNING: going on with stand-in digits, not MNIST: the accuracies mean nothing\n")
     folder = folder / STAND_IN
     if not all((folder / name).is_file() for name in MNIST):
-        done = subprocess.run([python, HERE / "synthetic_mnist.py", folder], capture_output=True, text=True)
-        if done.returncode:
-            fail(f"cannot draw stand-in digits: {tail(done.stderr).removeprefix('error: ')}")
+        status, _, errors = ask(python, HERE / "synthetic_mnist.py", folder)
+        if status:
+            say(errors)
+            fail("cannot draw stand-in digits with synthetic_mnist.py")
     return folder
 
 
@@ -145,64 +144,59 @@ def describe_machine():
     machine = {"platform": f"{platform.system()}-{platform.release()}-{platform.machine()}", "os": platform.system()}
     with contextlib.suppress(OSError):
         machine["os"] = platform.freedesktop_os_release()["PRETTY_NAME"]
-    with contextlib.suppress(OSError):
-        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        gpus = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
-        names = collections.Counter(line.split(", ")[0] for line in gpus)
-        machine["gpu"] = ", ".join(f"{count} x {name}" for name, count in names.items()) or "none"
-        machine["gpu_driver"] = gpus[0].split(", ")[-1] if gpus else "none"
+    query = "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"
+    gpus = [line.split(", ") for line in ask(*query)[1].splitlines() if ", " in line]
+    names = collections.Counter(name for name, _ in gpus)
+    machine["gpu"] = ", ".join(f"{count} x {name}" for name, count in names.items()) or "none"
+    machine["gpu_driver"] = gpus[0][1] if gpus else "none"
     machine["memory"] = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
     machine["cpus_used"] = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError):
-        describe = ["git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
-        machine |= {"git_commit": commit} if commit else {}
+    _, commit, _ = ask("git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    machine |= {"git_commit": commit} if commit else {}
     # the rest of what pyperf finds tells of this process and its Python, not of the script's
-    names = "hostname", "cpu_model_name", "cpu_machine", "cpu_count", "cpu_config", "aslr"
-    found = pyperf.Run([1.0]).get_metadata()
-    return {"gpu": "none", "gpu_driver": "none"} | {name: found[name] for name in names if name in found} | machine
+    kept = "hostname", "cpu_model_name", "cpu_machine", "cpu_count", "cpu_config"
+    return {name: value for name, value in pyperf.Run([1.0]).get_metadata().items() if name in kept} | machine
 
 
 # -- the runs --
+
+
+def is_parallel(name):
+    """Return whether a script by its name uses several devices."""
+    return "_mgpu" in name or "_hvd" in name
 
 
 def make_command(script, python, args):
     """Return the command line of one run."""
     command = [python, str(script), "--epochs", str(args.epochs), "--batch-size", str(args.batch_size)]
     command += ["--data-dir", str(args.data_dir), "--device", args.device]
-    if "_hvd" in script.stem:
-        n = str(args.devices)
+    n = str(args.devices)
+    if "_hvd" in script.name:
         return [str(Path(python).with_name("horovodrun")), "-np", n, "-H", f"localhost:{n}", *command]
-    return command + (["--devices", str(args.devices)] if "_mgpu" in script.stem else [])
+    return command + (["--devices", n] if is_parallel(script.name) else [])
 
 
-def run_once(command, args, log, on_line):
-    """Run a command, give every line of its stdout to on_line; RuntimeError says why it is a failure.
+def run(command, timeout, log):
+    """Yield the lines a command prints to stdout, log all it prints; RuntimeError says why it failed.
 
-    stdout and stderr go to log. When this returns, no process of the run is left.
+    When this ends, or is closed, no process of the run is left.
     """
-    # horovodrun starts its helpers by the names in PATH
-    path = os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", os.defpath)])
     out_of_time = threading.Event()
-    timer = threading.Timer(args.timeout, lambda: (out_of_time.set(), stop_children()))
+    timer = threading.Timer(timeout, lambda: (out_of_time.set(), stop_children()))
     timer.daemon = True
+    # horovodrun looks for its helpers in PATH
+    environment = os.environ | {"PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    # a session of its own: Ctrl-C is for this process, which then ends the others in order
+    options = {"env": environment, "text": True, "errors": "replace", "start_new_session": True}
     try:
-        process = subprocess.Popen(
-            command,
-            env=os.environ | {"PATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C is for this process, which ends the others in order
-        )
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
+        process = subprocess.Popen(command, **pipes, **options)
         timer.start()
         with process.stdout:
             for line in process.stdout:
                 log.write(line)
                 log.flush()
-                on_line(re.sub(r"^\[\d+\]<stdout>:", "", line.rstrip("\n")))  # what horovodrun puts before
+                yield re.sub(r"^\[\d+\]<stdout>:", "", line.rstrip("\n"))  # horovodrun's prefix
         status = process.wait()
     except OSError as error:
         raise RuntimeError(f"cannot start {command[0]}: {error.strerror}") from None
@@ -210,7 +204,7 @@ def run_once(command, args, log, on_line):
         timer.cancel()
         stop_children()
     if out_of_time.is_set():
-        raise RuntimeError(f"not done after {args.timeout:g} s, --timeout")
+        raise RuntimeError(f"not done after --timeout {timeout} s")
     if status:
         raise RuntimeError(f"exit status {status}")
 
@@ -230,17 +224,16 @@ def stop_children():
         psutil.wait_procs(rest, 1)
 
 
-def read_header(script, line, args):
+def read_header(line, name, args):
     """Return what the first line of a script says as metadata; RuntimeError if it is not as agreed."""
     found = HEADER.fullmatch(line)
-    parallel = "_mgpu" in script.stem or "_hvd" in script.stem
-    devices = str(args.devices if parallel else 1)
-    expected = {"script": script.name, "devices": devices, "per": devices, "batch_size": str(args.batch_size)}
+    n = args.devices if is_parallel(name) else 1
+    expected = {"script": name, "devices": f"{n}", "per": f"{n}", "batch_size": f"{args.batch_size}"}
     if not found or not expected.items() <= found.groupdict().items():
         raise RuntimeError(f"malformed first line: {line!r}")
     versions = dict(item.split(" ") for item in found["versions"].split(", "))
-    metadata = {"devices": int(devices), "device": found["device"], "threads": int(found["threads"])}
-    return metadata | {f"{name}_version": version for name, version in versions.items()}
+    metadata = {"devices": n, "device": found["device"], "threads": int(found["threads"])}
+    return metadata | {f"{package}_version": version for package, version in versions.items()}
 
 
 def read_results(lines, epochs, elapsed):
@@ -259,11 +252,16 @@ def read_results(lines, epochs, elapsed):
     return duration, metadata | {"epoch_losses": " ".join(line[3] for line in found)}
 
 
-def check_same(suite, new):
-    """End the program if the run with the metadata new must not be in one file with the runs of suite."""
-    for old in (run.get_metadata() for bench in suite or () for run in bench.get_runs()):
-        packages = [key for key in old if key.endswith("_version") and key not in ("perf_version", "python_version")]
-        checked = [*MACHINE, *SETTINGS, *packages]
+def packages(metadata):
+    """Return the frameworks' versions in a run's metadata."""
+    names = [name for name in metadata if name.endswith("_version") and name not in ("perf_version", "python_version")]
+    return {name: metadata[name] for name in names}
+
+
+def check_same(benches, new, path):
+    """End the program if a run with the metadata new must not be in one file with the benchmarks there."""
+    for old in (bench.get_runs()[0].get_metadata() for bench in benches.values()):
+        checked = [*MACHINE, *SETTINGS, *packages(old)]
         if old["name"] == new.get("name"):
             checked += SCRIPT
         elif "devices" in new:
@@ -271,85 +269,88 @@ def check_same(suite, new):
             checked += ["device"] if old["devices"] == new["devices"] else []
         for key in checked:
             if key in old and key in new and old[key] != new[key]:
-                what = f"{key.replace('_', ' ')} {old[key]} there, {new[key]} here"
-                fail(f"{suite.filename} does not go with this run of {new.get('name', 'the benchmark')}: {what}")
+                what = f"{key} of {new.get('name', 'this benchmark')} is {new[key]} here, {old[key]} there"
+                fail(f"cannot add to {path}: {what}; name another --output")
 
 
-def run_all(scripts, pythons, common, suite, args, failures):
-    """Run all scripts args.repeats times, interleaved; yield the suite after every run; add to failures."""
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+def run_script(script, python, args, benches, common, log, tell):
+    """Run a script once; return its pyperf.Run. RuntimeError says why it failed; tell is called with every epoch line."""
+    metadata = {"name": script.name, "unit": "second", "loops": 1, "date": str(datetime.datetime.now())}
+    metadata |= common | {"load_avg_1min": os.getloadavg()[0]}
+    metadata["sha256"] = hashlib.sha256(script.read_bytes()).hexdigest()
+    lines, began = [], time.perf_counter()
+    with contextlib.closing(run(make_command(script, python, args), args.timeout, log)) as output:
+        for line in output:
+            if not lines:
+                metadata |= read_header(line, script.name, args)
+                check_same(benches, metadata, args.output)
+            elif EPOCH.fullmatch(line):
+                tell(line)
+            lines.append(line)
+    seconds, results = read_results(lines[1:], args.epochs, time.perf_counter() - began)
+    return pyperf.Run([seconds], metadata=metadata | results, collect_metadata=False)
+
+
+def run_all(scripts, pythons, args, common, benches, failures):
+    """Run all scripts args.repeats times, interleaved; add to benches, which the file then holds, and to failures."""
     left = TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left
-    # the speed is that of all epochs so far, not rich's last 30 seconds
-    progress = Progress(*columns, console=console, disable=not sys.stderr.isatty(), speed_estimate_period=math.inf)
-    rounds = [script for _ in range(args.repeats) for script in scripts]
+    # the estimate is from all epochs so far, not from rich's last 30 seconds; without a terminal, lines
+    terminal, console = sys.stderr.isatty(), Console(stderr=True)
+    progress = Progress(*columns, console=console, disable=not terminal, speed_estimate_period=math.inf)
+    rounds = [(number, script) for number in range(1, args.repeats + 1) for script in scripts]
+    task = progress.add_task("", total=len(rounds) * args.epochs)
+
+    def tell(line):
+        progress.update(task, advance=1, description=f"{title} {line.partition('  loss')[0]}")
+        if not terminal:
+            seconds = progress.tasks[0].time_remaining
+            say(f"  {line}", f"  about {datetime.timedelta(seconds=seconds)} left" if seconds else "")
+
     with progress:
-        task = progress.add_task("", total=len(rounds) * args.epochs)
-        for number, script in enumerate(rounds):
-            total = progress.tasks[0].total
+        for number, (round_number, script) in enumerate(rounds, 1):
             if script.name in failures:  # once is enough
-                progress.update(task, total=total - args.epochs)
                 continue
-            name = f"run {number + 1}/{len(rounds)} {script.name}"
-            progress.update(task, description=name)
-            if progress.disable:
-                say(name)
-            lines = []
-            metadata = common | {
-                "name": script.name,
-                "unit": "second",
-                "loops": 1,
-                "date": f"{datetime.datetime.now()}",
-            }
-            metadata["sha256"] = hashlib.sha256(script.read_bytes()).hexdigest()
-            metadata["load_avg_1min"] = os.getloadavg()[0]
-
-            def on_line(line, script=script, name=name, lines=lines, metadata=metadata):
-                if not lines:
-                    metadata |= read_header(script, line, args)
-                    check_same(suite, metadata)
-                lines.append(line)
-                if epoch := EPOCH.fullmatch(line):
-                    progress.update(task, advance=1, description=f"{name} epoch {epoch[1]}/{epoch[2]}")
-                    left = progress.tasks[0].time_remaining
-                    if progress.disable:
-                        left = "" if left is None else f", about {datetime.timedelta(seconds=int(left))} left"
-                        say(f"  {line}{left}")
-
+            title = f"run {number}/{len(rounds)} {script.name}"
+            progress.update(task, description=title)
+            if not terminal:
+                say(title)
             with tempfile.TemporaryFile("a+", errors="replace") as log:
-                began = time.perf_counter()
                 try:
-                    run_once(make_command(script, pythons[script], args), args, log, on_line)
-                    seconds, results = read_results(lines[1:], args.epochs, time.perf_counter() - began)
+                    done = run_script(script, pythons[script], args, benches, common, log, tell)
                 except RuntimeError as error:
                     failures[script.name] = str(error)
-                    kept = args.output.with_suffix(".logs") / f"{script.stem}-{number // len(scripts) + 1}.log"
-                    kept.parent.mkdir(exist_ok=True)
-                    log.seek(0)
-                    kept.write_text(log.read())
-                    say(f"{script.name} failed: {error}; the end of its log, {kept}:")
-                    say(*(f"  {line}" for line in kept.read_text().splitlines()[-LOG_LINES:]), sep="\n")
-                    finished = sum(bool(EPOCH.fullmatch(line)) for line in lines)
-                    progress.update(task, total=total - args.epochs + min(finished, args.epochs))
+                    keep(log, args.output.with_suffix(".logs") / f"{script.stem}-{round_number}.log", error)
+                    lost = args.epochs * (args.repeats - round_number + 1)
+                    progress.update(task, total=progress.tasks[0].total - lost)
                     continue
-            run = pyperf.Benchmark([pyperf.Run([seconds], metadata=metadata | results, collect_metadata=False)])
-            if suite:
-                suite.add_runs(run)
+            if script.name in benches:
+                benches[script.name].add_run(done)
             else:
-                suite = pyperf.BenchmarkSuite([run], filename=str(args.output))
-            say(f"{script.name}: {seconds:.2f} s, accuracy {results['accuracy']:.4f}")
-            yield suite
+                benches[script.name] = pyperf.Benchmark([done])
+            with whole(args.output) as path:
+                pyperf.BenchmarkSuite(list(benches.values())).dump(str(path))
+            say(f"{script.name}: {done.values[0]:.2f} s, accuracy {done.get_metadata()['accuracy']:.4f}")
+
+
+def keep(log, path, reason):
+    """Keep the log of a failed run at path, and show its end."""
+    log.seek(0)
+    text = log.read()
+    with whole(path) as unfinished:
+        unfinished.write_text(text)
+    say(f"{path.stem} failed: {reason}; the end of its log, {path}:", *text.splitlines()[-LOG_LINES:], sep="\n  ")
 
 
 # -- the report --
 
 
-def summarize(suite):
+def summarize(benches):
     """Return one row per script as dictionaries, sorted by number of devices, then by median duration in seconds."""
     rows = []
-    for bench in suite:
+    for bench in benches.values():
         runs = [run.get_metadata() for run in bench.get_runs()]
-        row = dict(runs[0], seconds=bench.get_values(), median=bench.median())
+        row = runs[0] | {"seconds": bench.get_values(), "median": bench.median()}
         rates = []
         for run in runs:
             times = [float(seconds) for seconds in run["epoch_seconds"].split()]
@@ -360,14 +361,12 @@ def summarize(suite):
         row["accuracy"] = statistics.median(run["accuracy"] for run in runs)
         rows.append(row)
     rows.sort(key=lambda row: (row["devices"], row["median"]))
-    for above, row in itertools.pairwise(rows):
-        same = above["devices"] == row["devices"]
-        row["tie"] = same and differ(above["seconds"], row["seconds"]) is False
-    siblings = {(row["name"], row["device"]): row for row in rows if row["devices"] == 1}
-    for row in rows:
-        sibling = siblings.get((re.sub("_mgpu|_hvd", "", row["name"]), row["device"]))
-        if sibling and row["devices"] > 1:
-            row["speedup"] = sibling["median"] / row["median"]
+    for above, row in zip([None, *rows], rows, strict=False):
+        neighbours = above and above["devices"] == row["devices"]
+        row["tie"] = neighbours and differ(above["seconds"], row["seconds"]) is False
+        single = next((one for one in rows if one["name"] == re.sub("_mgpu|_hvd", "", row["name"])), None)
+        if single and single["devices"] < row["devices"] and single["device"] == row["device"]:
+            row["speedup"] = single["median"] / row["median"]
     return rows
 
 
@@ -392,194 +391,162 @@ def markdown(header, rows):
     console = Console(file=io.StringIO(), width=1000, markup=False, highlight=False, emoji=False, color_system=None)
     console.print(table)
     lines = [line.strip() for line in console.file.getvalue().splitlines() if line.strip()]
-    lines[1] = re.sub(r"-(?=\|.)", ":", lines[1]).replace(":", "-", 1)[:-2] + ":|"  # Markdown's right alignment
+    first, *others = lines[1].strip("|").split("|")
+    lines[1] = "|".join(["", first, *(f"{dashes[:-1]}:" for dashes in others), ""])  # ---: is right alignment
     return "\n".join(lines)
 
 
-def make_tables(suite, failures=()):
-    """Return the tables as Markdown, one device and several apart, with what a reader must know of them."""
-    rows = summarize(suite) if suite else []
-    parts = []
-    if rows and rows[0]["data"] != "MNIST":
-        parts.append(f"**{rows[0]['data']}**")
-    header = ["script", "devices", "duration (s)", "spread (s)", "tie", "images/s", "accuracy"]
-    for several in (False, True):
-        group = [row for row in rows if (row["devices"] > 1) == several]
-        if not group:
-            continue
+def make_report(benches, failures):
+    """Return machine and tables, one device and several apart, as Markdown."""
+    rows = summarize(benches)
+    parts = [f"**{rows[0]['data']}**"] if rows and rows[0]["data"] != "MNIST" else []
+    parts += ["\n".join(f"- {line}" for line in describe(benches))] if rows else []
+    for title, several in ("One device", False), ("Several devices", True):
+        header = ["script", "devices", "runs", "seconds", "spread", "tie", "images/s", "accuracy"]
+        header += ["speedup", "efficiency"] if several else []
         cells = []
-        for row in group:
-            low, high, n = min(row["seconds"]), max(row["seconds"]), len(row["seconds"])
-            spread = f"{low:.2f} to {high:.2f}, {n} runs" if n > 1 else "one run"
-            tie = "= above" if row.get("tie") else ""
-            name = row["name"] + (" (later failed)" if row["name"] in failures else "")
-            line = [name, f"{row['devices']} x {row['device']}", f"{row['median']:.2f}", spread, tie]
-            line += [f"{row['rate']:,.0f}", f"{row['accuracy']:.4f}"]
-            if several:
-                speedup = row.get("speedup")
-                line += [f"{speedup:.2f}", f"{speedup / row['devices']:.0%}"] if speedup else ["", ""]
-            cells.append(line)
-        parts.append("### Several devices" if several else "### One device")
-        parts.append(markdown(header + (["speedup", "efficiency"] if several else []), cells))
-    failed = [name for name in failures if name not in [row["name"] for row in rows]]
-    if failed:
-        parts.append(markdown(["script", "result"], [[name, f"failed: {failures[name][:80]}"] for name in failed]))
-    if rows:
-        parts.append("\n".join(f"- {note}" for note in make_notes(rows)))
-    return "\n\n".join(parts)
+        for row in (row for row in rows if is_parallel(row["name"]) == several):
+            seconds, speedup = row["seconds"], row.get("speedup")
+            spread = f"{min(seconds):.2f}–{max(seconds):.2f}" if len(seconds) > 1 else ""
+            line = [row["name"], f"{row['devices']} x {row['device']}", str(len(seconds)), f"{row['median']:.2f}"]
+            line += [spread, "above" if row["tie"] else "", f"{row['rate']:,.0f}", f"{row['accuracy']:.4f}"]
+            cells.append(line + ([f"{speedup:.2f}", f"{speedup / row['devices']:.0%}"] if speedup else []))
+        failed = [name for name in failures if name not in benches and is_parallel(name) == several]
+        cells += [[name, "failed"] for name in failed]
+        if cells:
+            parts += [f"### {title}", markdown(header, cells)]
+    notes = [f"{name} failed: {reason[:100]}" for name, reason in failures.items()] + (make_notes(rows) if rows else [])
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
 
 
 def make_notes(rows):
-    """Return what the tables' figures mean, one sentence an item."""
-    yield "duration: median over the runs of the seconds of training; spread: the fastest to the slowest run"
+    """Return what the figures in the tables mean, one sentence an item."""
+    notes = ["seconds: duration of the training, median over the runs; spread: from the fastest to the slowest run"]
     if any(len(row["seconds"]) > 1 for row in rows):
-        yield "tie: the runs cannot tell the row from the one above (pyperf's t-test, 95 %)"
+        notes.append("tie: the runs cannot tell the script from the one above (pyperf's t-test, 95 %)")
     if any(len(row["seconds"]) == 1 for row in rows):
-        yield "one run shows no spread: its neighbours were not tested for ties"
-    if rows[0]["epochs"] > 1:
-        yield "images/s: without the first epoch, which compiles and warms up"
-    else:
-        yield "images/s: of the only epoch, which compiles and warms up"
-    if rows[-1]["devices"] > 1:
-        yield "speedup: the duration on one device over this one; efficiency: speedup over devices"
-        if any(row["devices"] > 1 and row["device"] == "cpu" for row in rows):
-            cpus = rows[0]["cpus_used"]
-            yield f"the devices of a CPU share the same {cpus} cores: a second one adds no computing power"
+        notes.append("a single run has no spread: it was not tested for ties")
+    which = "without the first epoch, which" if rows[0]["epochs"] > 1 else "of the only epoch, which also"
+    notes.append(f"images/s: {which} compiles and warms up")
+    if any("speedup" in row for row in rows):
+        notes.append("speedup: seconds on one device over these; efficiency: speedup over number of devices")
+    if any(row["devices"] > 1 and row["device"] == "cpu" for row in rows):
+        cores = f"the same {rows[0]['cpus_used']} cores"
+        notes.append(f"devices of a CPU share {cores}: a second device adds no computing power")
+    return notes
 
 
-def make_description(suite):
-    """Return framework, system, hardware and settings of a result file as a Markdown list."""
-    runs = [run.get_metadata() for bench in suite for run in bench.get_runs()]
-    first = runs[0]
-    versions = {}  # in the order of the runs, each once
-    for run in runs:
-        for key, value in run.items():
-            if key.endswith("_version") and key not in ("perf_version", "python_version"):
-                versions[f"{key.removesuffix('_version')} {value}"] = None
+def describe(benches):
+    """Return framework, system, hardware and settings of a result file, one line each."""
+    runs = [run.get_metadata() for bench in benches.values() for run in bench.get_runs()]
+    one = runs[0]
+    versions = {f"{key.removesuffix('_version')} {value}" for run in runs for key, value in packages(run).items()}
     python = ", ".join(sorted({run["python_version"] for run in runs}))
-    cpu = first.get("cpu_model_name", first.get("cpu_machine", "unknown CPU"))
-    gpu = f"; {first['gpu']}, driver {first['gpu_driver']}" if first["gpu"] != "none" else "; no GPU"
+    cpu = one.get("cpu_model_name") or one.get("cpu_machine", "CPU")
+    gpu = "no GPU" if one["gpu"] == "none" else f"{one['gpu']}, driver {one['gpu_driver']}"
     dates = sorted({run["date"][:10] for run in runs})
-    counts = sorted({len(bench.get_values()) for bench in suite})
-    return "\n".join(
-        [
-            f"- Framework: {', '.join(sorted(versions))}",
-            f"- System: {first['os']}, {first['platform']}, Python {python}",
-            f"- Hardware: {cpu}, {first['cpus_used']} cores; {first['memory']} memory{gpu}",
-            f"- Settings: {first['data']}, {first['epochs']} epochs, batch {first['batch_size']} per device; "
-            f"runs per script: {' to '.join(map(str, counts))}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}",
-        ]
-    )
+    return [
+        f"Framework: {', '.join(sorted(versions))}",
+        f"System: {one['os']}, {one['platform']}, Python {python}",
+        f"Hardware: {cpu}, {one['cpus_used']} cores; {one['memory']} memory; {gpu}",
+        f"Settings: {one['data']}; epochs: {one['epochs']}; batch per device: {one['batch_size']}; {' to '.join(dates)}",
+    ]
 
 
-def draw(suite, path):
-    """Draw the durations of a suite into a PNG: a bar per script, grouped and ordered as in the table."""
+def draw(benches, path):
+    """Draw the durations into a PNG: a bar per script, grouped and ordered as in the table."""
     import matplotlib  # here, as it takes a second
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = summarize(suite)
+    rows = summarize(benches)
     groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row["devices"])]
-    figure, axes = plt.subplots(
-        len(groups),
-        sharex=True,
-        squeeze=False,
-        figsize=(10, 2 + 0.45 * len(rows) + 0.4 * len(groups)),
-        height_ratios=[len(group) for group in groups],
-        layout="constrained",
-    )
-    longest = max(max(row["seconds"]) for row in rows)
+    size = 10, 2 + 0.4 * len(rows) + 0.5 * len(groups)  # inches
+    grid = {"sharex": True, "squeeze": False, "height_ratios": [len(group) for group in groups]}
+    figure, axes = plt.subplots(len(groups), figsize=size, layout="constrained", **grid)
     for axis, group in zip(axes[:, 0], groups, strict=True):
-        medians = [row["median"] for row in group]
-        low = [row["median"] - min(row["seconds"]) for row in group]
-        high = [max(row["seconds"]) - row["median"] for row in group]
-        colors = ["#f0a050" if "_tf_" in row["name"] else "#6a9fd0" for row in group]
-        names = [row["name"].removesuffix(".py") for row in group]
-        axis.barh(names, medians, 0.65, color=colors, xerr=(low, high), ecolor="#333333", capsize=5)
         for y, row in enumerate(group):
-            if len(row["seconds"]) > 1:
-                axis.plot(row["seconds"], [y] * len(row["seconds"]), "o", color="#333333", markersize=4, alpha=0.7)
-            text = f"{row['median']:.1f} s   accuracy {row['accuracy']:.4f}"
-            axis.annotate(text, (max(row["seconds"]), y), (10, 0), textcoords="offset points", va="center", fontsize=9)
-        device = " or ".join(sorted({row["device"] for row in group}))
-        axis.set_title(f"{group[0]['devices']} x {device}", loc="left", fontsize=10, fontweight="bold")
+            seconds, median = row["seconds"], row["median"]
+            axis.barh(y, median, 0.65, color="#f0a95c" if "_tf_" in row["name"] else "#7aa6d2")
+            if len(seconds) > 1:
+                whiskers = [median - min(seconds)], [max(seconds) - median]
+                axis.errorbar(median, y, xerr=whiskers, color="#222222", capsize=6)
+                axis.plot(seconds, [y] * len(seconds), "o", color="#222222", markersize=5, markeredgecolor="white")
+            text = f"{median:.1f} s, accuracy {row['accuracy']:.4f}"
+            axis.annotate(text, (max(seconds), y), (9, 0), textcoords="offset points", va="center", fontsize=9)
+        axis.set_yticks(range(len(group)), [row["name"].removesuffix(".py") for row in group])
+        devices = sorted({f"{row['devices']} x {row['device']}" for row in group})
+        axis.set_title(", ".join(devices), loc="left", fontsize=10, fontweight="bold")
         axis.invert_yaxis()
-        axis.set_xlim(0, longest * 1.4)  # room for the words beside the longest bar
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1, 0].set_xlabel(
-        "seconds of training: median, whiskers from the fastest to the slowest run, dots single runs"
-    )
-    first = rows[0]
-    mark = "" if first["data"] == "MNIST" else f"\n{first['data']}"
-    figure.suptitle(f"MNIST CNN, {first['epochs']} epochs, batch {first['batch_size']} per device{mark}")
-    figure.supxlabel(make_description(suite).replace("- ", ""), fontsize=7, x=0.01, ha="left", linespacing=1.5)
+    axes[0, 0].set_xlim(0, 1.35 * max(max(row["seconds"]) for row in rows))  # room for the words
+    axes[-1, 0].set_xlabel(f"seconds of training, epochs: {rows[0]['epochs']}", fontsize=9)
+    legend = "Bars: medians; whiskers: from the fastest to the slowest run; dots: single runs"
+    title = "MNIST benchmark" + ("" if rows[0]["data"] == "MNIST" else f" ({rows[0]['data']})")
+    caption = "\n".join([legend, *describe(benches)])
+    figure.suptitle(f"{title}: shorter is faster", fontsize=11)
+    figure.supxlabel(caption, fontsize=8, x=0.01, ha="left", linespacing=1.4)
     with whole(path) as unfinished:
-        figure.savefig(unfinished, dpi=150)
+        figure.savefig(unfinished, dpi=150, metadata={"Title": title, "Description": caption})
     plt.close(figure)
 
 
-def write_readme(paths, suites):
-    """Put tables, machines and plots of result files between the markers of the README; nothing else changes."""
+def split_readme():
+    """Return the README before and after the block of results."""
     text = README.read_text() if README.is_file() else ""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        fail(f"{README} needs one line {BEGIN} and below it one line {END}")
+    if not end or BEGIN in rest:
+        fail(f"{README} needs one line {BEGIN} and one line {END} below it")
+    return before + begin, end + after
+
+
+def write_readme(results):
+    """Put machine, tables and plots of result files {path: benchmarks} between the markers of the README."""
+    before, after = split_readme()
     parts = []
-    for path, suite in zip(paths, suites, strict=True):
+    for path, benches in results.items():
         if not path.resolve().is_relative_to(HERE):
-            fail(f"{path} is not below the README's folder: the README could not name it")
+            fail(f"{path} is not below the folder of the README, which is to name it")
         name = path.resolve().relative_to(HERE).as_posix()
-        png = Path(name).with_suffix(".png").as_posix()
-        parts += [f"From [{name}]({name}) by `benchmark.py --report {name} --readme`:", make_description(suite)]
-        parts += [make_tables(suite), f"![Seconds of training, a bar per script]({png})"]
+        parts.append(f"Made from [{name}]({name}) by `uv run benchmark.py --report {name} --readme`.")
+        parts.append(make_report(benches, {}))
+        parts.append(f"![Seconds of training, a bar per script]({Path(name).with_suffix('.png').as_posix()})")
     with whole(README) as unfinished:
-        unfinished.write_text("\n\n".join([before + begin, *parts, end + after]))
+        unfinished.write_text("\n\n".join([before, *parts, after]))
 
 
-def compare(old, new, fail_above):
-    """Print per script whether new is faster or slower than old; return the names that are so by too much."""
-    old_rows, new_rows = ({row["name"]: row for row in summarize(suite)} for suite in (old, new))
-    first, second = next(iter(old_rows.values())), next(iter(new_rows.values()))
+def compare(old_path, old, new, fail_above):
+    """Print per script whether new is faster or slower than old; return the names of those slower by too much."""
+    old, new = ({row["name"]: row for row in summarize(benches)} for benches in (old, new))
+    before, now = next(iter(old.values())), next(iter(new.values()))
     for key in SETTINGS:
-        if first[key] != second[key]:
-            fail(f"cannot compare with {old.filename}: {key} {first[key]} there, {second[key]} here")
-    other = [f"{key} {first[key]} there, {second[key]} here" for key in MACHINE if first.get(key) != second.get(key)]
+        if before[key] != now[key]:
+            fail(f"cannot compare with {old_path}: {key} is {now[key]} here, {before[key]} there")
     cells, slower = [], []
-    for name in dict.fromkeys([*old_rows, *new_rows]):
-        if name not in new_rows or name not in old_rows:
-            cells.append(
-                [name, *[f"{r[name]['median']:.2f}" if name in r else "" for r in (old_rows, new_rows)], "", ""]
-            )
+    for name in old | new:
+        if name not in old or name not in new:
+            cells.append([name, *(f"{rows[name]['median']:.2f}" if name in rows else "" for rows in (old, new))])
             continue
-        a, b = old_rows[name], new_rows[name]
-        percent = (b["median"] / a["median"] - 1) * 100
-        significant = differ(a["seconds"], b["seconds"])
-        verdict = "slower" if percent > 0 else "faster" if percent < 0 else "no difference"
-        if significant is None and percent:
-            verdict += "? one run: not tested"
-        elif significant is False:
+        a, b = old[name]["median"], new[name]["median"]
+        percent = (b / a - 1) * 100
+        verdict = "slower" if b > a else "faster" if b < a else "no difference"
+        significant = differ(old[name]["seconds"], new[name]["seconds"])
+        if significant is None:
+            verdict += ", not tested: one run"
+        elif not significant:
             verdict = "no difference"
-        # one run cannot be tested, but a check that lets all pass would be worse than a false alarm
+        # a single run counts: a check that lets everything pass would be worse than a false alarm
         if significant is not False and fail_above is not None and percent > fail_above:
             slower.append(name)
-        cells.append([name, f"{a['median']:.2f}", f"{b['median']:.2f}", f"{percent:+.1f} %", verdict])
-    print(f"\n### Compared with {old.filename}\n")
-    print(markdown(["script", "old (s)", "new (s)", "change", "verdict"], cells))
-    for difference in other:
-        print(f"\nnot the same machine: {difference}")
+        cells.append([name, f"{a:.2f}", f"{b:.2f}", f"{percent:+.1f} %", verdict])
+    table = markdown(["script", "old (s)", "new (s)", "change", "verdict"], cells)
+    print(f"\n### Compared with {old_path}\n\n{table}")
+    for key in MACHINE:
+        if before.get(key) != now.get(key):
+            print(f"\n- {key} is {now.get(key)} here, {before.get(key)} there")
     return slower
-
-
-def report(paths, suites, failures=(), plot=True):
-    """Print the tables of result files and draw the plots beside them."""
-    for i, (path, suite) in enumerate(zip(paths, suites, strict=True)):
-        title = [f"## {path}", ""] if len(paths) > 1 else []
-        print(*([""] if i else []), *title, make_tables(suite, failures), sep="\n", flush=True)
-        if plot and suite:
-            draw(suite, path.with_suffix(".png"))
-            say(f"plot: {path.with_suffix('.png')}")
 
 
 # -- odds and ends --
@@ -592,26 +559,29 @@ def whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # on the same disk: the renaming is atomic
             yield Path(folder, path.name)
-            Path(folder, path.name).replace(path)
+            if Path(folder, path.name).exists():
+                Path(folder, path.name).replace(path)
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror}; name another file with --output")
 
 
 def load(path):
-    """Return the suite in a result file; a file that is none, or not of this program, ends the program."""
+    """Return the benchmarks of a result file by name; a file that is none, or not of this program, ends the program."""
     try:
-        suite = pyperf.BenchmarkSuite.load(str(path))
-        for run in (run.get_metadata() for bench in suite for run in bench.get_runs()):
-            if not {"accuracy", "epoch_seconds", "devices", "data"} <= run.keys():
-                raise ValueError("not of benchmark.py")
-        return suite
+        benches = {bench.get_name(): bench for bench in pyperf.BenchmarkSuite.load(str(path))}
+        describe(benches), summarize(benches)  # needs all that a report needs
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        fail(f"cannot read {path} as a result file: {error}")
+        fail(f"cannot read {path} as a result file of benchmark.py: {error!r}")
+    return benches
 
 
-def tail(text):
-    """Return the last line of a text."""
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+def ask(*command):
+    """Run a short command; return exit status, stdout and stderr; a command that is not there: 127, as in a shell."""
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        return 127, "", f"{command[0]}: {error.strerror}"
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
 
 
 def say(*words, sep=" "):
@@ -625,11 +595,11 @@ def fail(message, status=1):
     sys.exit(status)
 
 
-def positive(text, kind=int):
-    """Return the number in text, 1 or more; argparse reports the ValueError of anything else."""
-    if not kind(text) >= 1:
+def positive(text):
+    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
+    if int(text) < 1:
         raise ValueError
-    return kind(text)
+    return int(text)
 
 
 def parse_args():
@@ -647,7 +617,7 @@ def parse_args():
     add("--devices", type=positive, default=DEVICES, metavar="N", help="of the parallel scripts: %(default)s")
     add("--mx-python", type=Path, metavar="PYTHON", help="interpreter for the MXNet scripts, instead of uv's")
     add("--tf-python", type=Path, metavar="PYTHON", help="interpreter for the TensorFlow scripts, instead of uv's")
-    add("--timeout", type=lambda text: positive(text, float), default=TIMEOUT, metavar="S", help="seconds for a run")
+    add("--timeout", type=positive, default=TIMEOUT, metavar="S", help="seconds for one run: %(default)s")
     add("--output", type=Path, metavar="FILE", help="adds to it if it exists: results/HOST-DATE.json")
     add("--report", nargs="+", type=Path, metavar="FILE", help="run nothing: table and plot of result files")
     add("--readme", action="store_true", help="put table, machine and plot into README.md, between its markers")
@@ -666,28 +636,25 @@ def parse_args():
     return args
 
 
-def benchmark(args, failures, suites):
-    """Prepare everything, run everything; suites[0] is what there is so far, on disk too."""
+def benchmark(args, benches, failures):
+    """Prepare everything, run everything; add what is done to benches and to the file."""
     scripts = find_scripts(args.scripts)
-    suites[0] = load(args.output) if args.output.exists() else None
-    settings = {"epochs": args.epochs, "batch_size": args.batch_size, "perf_version": pyperf.__version__}
-    common = describe_machine() | settings
-    check_same(suites[0], common)
-    with whole(args.output.with_suffix(".writable")) as path:  # better now than after the first run
-        path.touch()
-    args.output.with_suffix(".writable").unlink()
-    say("preparing environments and data")
+    common = describe_machine() | {"epochs": args.epochs, "batch_size": args.batch_size}
+    common["perf_version"] = pyperf.__version__
+    benches |= load(args.output) if args.output.exists() else {}
+    check_same(benches, common, args.output)
+    with whole(args.output.with_suffix(".test")):  # fails now rather than after the first run
+        pass
+    say("preparing environments and data; making an environment for the first time takes minutes")
     pythons = {script: find_python(script, args) for script in scripts}
     args.data_dir = find_data(args.data_dir, scripts[0], pythons[scripts[0]])
     common |= describe_data(args.data_dir)
-    check_same(suites[0], common)
-    for suites[0] in run_all(scripts, pythons, common, suites[0], args, failures):
-        with whole(args.output) as path:
-            suites[0].dump(str(path))
+    check_same(benches, common, args.output)
+    run_all(scripts, pythons, args, common, benches, failures)
 
 
 def interrupt(number, _):
-    """Turn the first of the signals into an exception, and ignore the others: what follows ends soon."""
+    """Turn a signal into an exception, and ignore those that follow: the cleaning up is not to be interrupted."""
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt(128 + number)
@@ -697,30 +664,37 @@ def main():
     """Run and report, or only report."""
     args = parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is to hold
+            signal.signal(number, interrupt)
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: processes that lose their parents become our children
-    old = load(args.compare) if args.compare else None
-    failures, status = {}, 0
-    paths, suites = (args.report, [load(path) for path in args.report]) if args.report else ([args.output], [None])
+    old = load(args.compare) if args.compare else {}
+    if args.readme:
+        split_readme()  # fails now rather than after an hour
+    results = {path: load(path) for path in args.report} if args.report else {args.output: {}}
+    benches, failures, status = results[next(iter(results))], {}, 0
     try:
         if not args.report:
-            benchmark(args, failures, suites)
+            benchmark(args, benches, failures)
     except KeyboardInterrupt as interruption:
         status = interruption.args[0]
+        say(f"interrupted; the same command with --output {args.output} adds to what is done")
     finally:
         stop_children()
-    if status:
-        say(f"interrupted; go on with --output {args.output}" if suites[0] else "interrupted")
-    if suites[0] or failures:
-        report(paths, suites, failures, plot=not status)
-    if not status and args.readme and all(suites):
-        write_readme(paths, suites)
-    if not status and old and suites[0]:
-        if slower := compare(old, suites[0], args.fail_above):
-            fail(f"slower by more than {args.fail_above:g} %: {', '.join(slower)}")
-    if failures and not status:
-        fail(f"failed: {', '.join(failures)}")
-    sys.exit(status)
+    for path, found in results.items():
+        if found or failures:
+            print(*([f"## {path}\n"] if len(results) > 1 else []), make_report(found, failures), sep="\n", flush=True)
+    slower = compare(args.compare, old, benches, args.fail_above) if old and benches and not status else []
+    for path, found in results.items():
+        if found and not status:
+            draw(found, path.with_suffix(".png"))
+            say(f"plot: {path.with_suffix('.png')}")
+    if args.readme and all(results.values()) and not status:
+        write_readme(results)
+    if slower:
+        say(f"error: slower by more than {args.fail_above:g} %: {', '.join(slower)}")
+    if failures:
+        say(f"error: failed: {', '.join(failures)}")
+    sys.exit(status or bool(slower or failures))
 
 
 if __name__ == "__main__":
