@@ -1,0 +1,209 @@
+"""Horovod's ranks as a person launches them: with horovodrun, judged by what the job prints and how it ends."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, python_of
+
+SCRIPT = "mnist_mx_gluon_hvd.py"
+# Two hosts, named one and two, that end with this shell: each has its address, its name and its sshd. Runs "$@" on host one.
+# Horovod also connects to the address that a host's own name has: it must not be 127.0.0.1.
+HOSTS = """
+set -e
+mount -t tmpfs tmpfs /run
+mkdir /run/sshd /run/hosts
+cd /run/hosts
+printf '127.0.0.1 localhost\n10.0.0.1 one\n10.0.0.2 two\n' > names
+mount --bind names /etc/hosts
+printf 'IdentityFile /run/hosts/key\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n' > ssh_config
+mount --bind ssh_config /etc/ssh/ssh_config
+ssh-keygen -q -t ed25519 -N '' -f key
+printf 'hostname $1 && shift && exec "$@"' > as
+ip netns add one
+ip netns add two
+ip link add eth1 netns one type veth peer name eth1 netns two
+for host in one two; do
+    ip -n $host link set lo up
+    ip -n $host address add $(getent hosts $host | cut -d' ' -f1)/24 dev eth1
+    ip -n $host link set eth1 up
+    ip netns exec $host unshare --uts sh as $host $(command -v sshd) -f /dev/null -h $PWD/key -E sshd.$host \
+        -o AuthorizedKeysFile=$PWD/key.pub -o StrictModes=no -o PidFile=none
+done
+cd "$OLDPWD"
+exec ip netns exec one unshare --uts sh /run/hosts/as one "$@"
+"""
+NAMESPACES = "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"
+ON_TWO_HOSTS = "unshare", *NAMESPACES, "sh", "-c", HOSTS, "sh"
+
+
+def processes(*variables):
+    """Return the numbers of the processes that have all of these variables in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended
+            if {os.fsencode(variable) for variable in variables} <= set(path.read_bytes().split(b"\0")):
+                found.append(int(path.parent.name))
+    return found
+
+
+class Job:
+    """A launched command in an empty folder with a copy of the script; its processes are known by their environment."""
+
+    def __init__(self, folder, data, command):
+        shutil.copy(ROOT / SCRIPT, folder)
+        self.mark = f"TEST_FOLDER={folder}"
+        path = f"{Path(python_of(SCRIPT)).parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "TEST_FOLDER": str(folder), "HOME": str(folder), "MNIST_DIR": str(data)}
+        self.process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def train(self):
+        """Wait until the first epoch has ended."""
+        assert any("epoch" in line for line in self.process.stdout), self.process.communicate()
+
+    def kill(self, rank):
+        """Kill a rank with SIGKILL."""
+        (number,) = processes(self.mark, f"HOROVOD_RANK={rank}")
+        os.kill(number, signal.SIGKILL)
+
+    def finish(self, timeout=60):
+        """Return the exit status and the lines on stdout and stderr; the job must end in time and leave no process."""
+        out, err = self.process.communicate(timeout=timeout)
+        deadline = time.monotonic() + 10
+        while processes(self.mark):
+            assert time.monotonic() < deadline, "a process is left behind"
+            time.sleep(0.1)
+        return self.process.returncode, out.splitlines(), err.splitlines()
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Return a function that launches a command as a Job; none of its processes outlives the test."""
+    jobs = []
+
+    def start(data, *command):
+        jobs.append(Job(tmp_path, data, command))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        while numbers := processes(job.mark):
+            for number in numbers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            time.sleep(0.1)
+        job.process.communicate()
+
+
+def ranks(number, *command):
+    """Return the command that runs another as ranks on this machine."""
+    return "horovodrun", "-np", number, "-H", f"localhost:{number}", *command
+
+
+def train(*arguments):
+    return "python", SCRIPT, *arguments
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory):
+    """Return a folder of 479 stand-in digits: every third from the first makes 160, from the third only 159."""
+    folder = tmp_path_factory.mktemp("few_digits")
+    command = [sys.executable, ROOT / "synthetic_mnist.py", folder, "--train", "479", "--test", "103"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def check_report(job, number, batch, epochs):
+    """The job ends cleanly, after one report, from rank 0."""
+    status, out, err = job.finish(timeout=120)
+    assert status == 0, "\n".join(err)
+    assert not any(word in line.lower() for word in ("traceback", "error", "exception") for line in err), "\n".join(err)
+    assert all(line.startswith("[0]<stdout>:") for line in out), out
+    out = [line.removeprefix("[0]<stdout>:") for line in out]
+    versions = r"horovod \d[\d.]*, mxnet \d[\d.]*, python 3\.\d+\.\d+"
+    first = rf"{re.escape(SCRIPT)}: {versions}, {number} x (?:cpu|gpu), \d+ threads, batch {number} x {batch}"
+    assert re.fullmatch(first, out[0]), out
+    assert len(out) == epochs + 3, out
+    for i in range(1, epochs + 1):
+        assert re.fullmatch(rf"epoch +{i}/{epochs}  loss \d+\.\d{{4}}  \d+\.\d\d s", out[i]), out
+    assert re.fullmatch(r"duration: \d+\.\d\d s", out[-2]), out
+    assert re.fullmatch(r"accuracy: [01]\.\d{4}", out[-1]), out
+
+
+def check_failure(job, *words):
+    """The job ends within a minute, not with status 0, and says why."""
+    status, out, err = job.finish()
+    assert status != 0
+    for word in words:
+        assert any(word in line for line in out + err), "\n".join(out + err)
+
+
+def test_two_ranks_give_one_report(launch, few_digits):
+    check_report(launch(few_digits, *ranks(2, *train("--epochs", 10, "--batch-size", 40))), 2, 40, 10)
+
+
+def test_ranks_take_the_same_steps(launch, few_digits):
+    """Three steps of 40 images on every rank, though the first two have images for four: no rank waits for ever."""
+    check_report(launch(few_digits, *ranks(3, *train("--epochs", 2, "--batch-size", 40))), 3, 40, 2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_killed(launch, few_digits, rank):
+    job = launch(few_digits, *ranks(2, *train("--epochs", 999, "--batch-size", 40)))
+    job.train()
+    job.kill(rank)
+    check_failure(job, f"Process {rank} exit with status code {128 + signal.SIGKILL}")
+
+
+def test_rank_that_cannot_read_its_data(launch, few_digits, tmp_path):
+    """The one line of the rank that fails is there, and the other rank does not wait for it."""
+    damaged = shutil.copytree(few_digits, tmp_path / "damaged") / "train-images-idx3-ubyte.gz"
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    of_rank_1 = f"[ $HOROVOD_RANK = 0 ] || export MNIST_DIR={damaged.parent}; exec python {SCRIPT} --batch-size 40"
+    check_failure(launch(few_digits, *ranks(2, "sh", "-c", of_rank_1)), f"[1]<stderr>:error: {damaged}: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_launcher_stopped(launch, few_digits, number):
+    """Ctrl-C, which a terminal sends to the launcher's whole group, and kill."""
+    job = launch(few_digits, *ranks(2, *train("--epochs", 999, "--batch-size", 40)))
+    job.train()
+    (os.killpg if number == signal.SIGINT else os.kill)(job.process.pid, number)
+    check_failure(job, "Terminated", "one or more processes exited with non-zero status")
+
+
+@pytest.fixture
+def two_hosts(launch, few_digits):
+    """Return the start of a command line that runs the rest on the first of two hosts; skip where there can be none."""
+    status, _, err = launch(few_digits, *ON_TWO_HOSTS, "ssh", "-o", "StrictHostKeyChecking=no", "two", "true").finish()
+    if status:
+        pytest.skip(f"needs root, namespaces, ip, ssh and sshd: {' '.join(err)}")
+    return ON_TWO_HOSTS
+
+
+def test_two_hosts(launch, few_digits, two_hosts):
+    hosts = "horovodrun", "-np", 2, "-H", "one:1,two:1"
+    check_report(launch(few_digits, *two_hosts, *hosts, *train("--epochs", 2, "--batch-size", 40)), 2, 40, 2)
+
+
+def test_rank_killed_on_the_other_host(launch, few_digits, two_hosts):
+    hosts = "horovodrun", "-np", 2, "--network-interfaces", "eth1", "-H", "one:1,two:1"
+    job = launch(few_digits, *two_hosts, *hosts, *train("--epochs", 999, "--batch-size", 40))
+    job.train()
+    job.kill(1)
+    check_failure(job, "Process 1 exit with status code")
