@@ -12,7 +12,9 @@ Files that lie in the folder already are never overwritten.
 """
 
 import argparse
+import errno
 import gzip
+import os
 import signal
 import struct
 import sys
@@ -79,6 +81,19 @@ def write(folder, name, header, arrays):
             packed.write(array.tobytes())
 
 
+def publish(unfinished, folder, names):
+    """Put the files into their folder, all or none; raise FileExistsError if one of them appeared there meanwhile."""
+    published = []
+    try:
+        for name in names:
+            os.link(Path(unfinished, name), folder / name)  # a rename would replace what is there
+            published.append(folder / name)
+    except OSError:
+        for path in published:
+            path.unlink()
+        raise
+
+
 def fail(message, status=1):
     """End the program with one line on stderr."""
     print(f"error: {message}", file=sys.stderr)
@@ -102,10 +117,10 @@ def main():
     parser.add_argument("--test", type=count, default=10_000, metavar="N", help="test digits: %(default)s")
     args = parser.parse_args()
     names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    for name in names:
-        if (args.folder / name).exists():
-            fail(f"{args.folder / name} is there already; remove it or name another folder")
     try:
+        for name in names:
+            if (args.folder / name).exists():  # before the digits are drawn: that takes a while
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), args.folder / name)
         args.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=args.folder) as unfinished:
             for number, (part, n) in enumerate((("train", args.train), ("t10k", args.test))):
@@ -114,8 +129,9 @@ def main():
                 images = (draw(labels[i : i + CHUNK], generator) for i in range(0, n, CHUNK))
                 write(unfinished, f"{part}-images-idx3-ubyte.gz", (0x0803, n, 28, 28), images)
                 write(unfinished, f"{part}-labels-idx1-ubyte.gz", (0x0801, n), [labels.astype(np.uint8)])
-            for name in names:
-                Path(unfinished, name).replace(args.folder / name)
+            publish(unfinished, args.folder, names)
+    except FileExistsError as error:
+        fail(f"{error.filename2 or error.filename} is there already; remove it or name another folder")
     except OSError as error:
         fail(f"cannot write to {args.folder}: {error.strerror}; name another folder")
     print(f"{args.train} + {args.test} stand-in digits, not MNIST: {args.folder}")

@@ -64,6 +64,20 @@ def test_never_overwrites(tmp_path):
         assert contents(folder) == {name: b"mine"}
 
 
+def test_file_that_appears_while_drawing(tmp_path):
+    """It is kept, and the digits that were drawn are not left beside it."""
+    command = [sys.executable, ROOT / "synthetic_mnist.py", tmp_path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not os.listdir(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (tmp_path / NAMES[1]).write_bytes(b"mine")  # of the four, the last that is published
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and NAMES[1] in err
+    assert contents(tmp_path) == {NAMES[1]: b"mine"}
+
+
 def test_mistakes(tmp_path):
     (tmp_path / "file").write_text("a file")
     for arguments, status in (
