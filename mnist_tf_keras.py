@@ -91,7 +91,7 @@ def download(path, sha256):
             if hashlib.sha256(content).hexdigest() == sha256:
                 break
             failures.append(f"{mirror}: wrong SHA-256")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: sent on to no host name
             failures.append(f"{mirror}: {error!r}")
     else:
         advice = "put MNIST there, name its folder with --data-dir, or draw stand-in digits with synthetic_mnist.py"

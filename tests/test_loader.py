@@ -112,7 +112,10 @@ def folder(tmp_path):
 
 @pytest.fixture
 def serve():
-    """Return a function that starts a loopback mirror; answer(name) is (status, promised length, body, pause)."""
+    """Return a function that starts a loopback mirror; answer(name) is (status, promised length, body, pause).
+
+    The body of status 302 is where it sends on to.
+    """
     servers = []
 
     def run(answer):
@@ -121,6 +124,8 @@ def serve():
                 status, length, body, pause = answer(self.path.strip("/"))
                 self.send_response(status)
                 self.send_header("Content-Length", str(length))
+                if status == 302:
+                    self.send_header("Location", body.decode())
                 self.end_headers()
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
@@ -263,6 +268,7 @@ BROKEN = {
     "stops half-way": lambda name: (200, len(GOOD[name]), GOOD[name][:100], 0.0),
     "wrong bytes": lambda name: (200, len(GOOD[name]), GOOD[name][:-1] + b"?", 0.0),
     "sign-in page": lambda name: (200, 5, b"hello", 0.0),
+    "sends on to no host name": lambda name: (302, 16, b"http://.nowhere/", 0.0),
     "silent": lambda name: (200, len(GOOD[name]), GOOD[name], 100.0),
 }
 
