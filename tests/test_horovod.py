@@ -162,6 +162,28 @@ def test_ranks_take_the_same_steps(launch, few_digits):
     check_report(launch(few_digits, *ranks(3, *train("--epochs", 2, "--batch-size", 40))), 3, 40, 2)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_ranks_share_the_cpus(launch, few_digits):
+    """Each is bound to its own, with as many threads; one rank has them all; more ranks than CPUs take turns."""
+    cpus = os.sched_getaffinity(0)
+    for number in (1, 2, len(cpus) + 1):
+        job = launch(few_digits, *ranks(number, *train("--epochs", 999, "--batch-size", 40)))
+        job.train()
+        shares = []
+        for rank in range(number):
+            for process in processes(job.mark, f"HOROVOD_RANK={rank}"):
+                if b"python" in Path(f"/proc/{process}/comm").read_bytes():
+                    shares.append(os.sched_getaffinity(process))
+        assert len(shares) == number, shares
+        assert set.union(*shares) == cpus
+        if number <= len(cpus):
+            assert sum(map(len, shares)) == len(cpus)
+        else:
+            assert all(len(share) == 1 for share in shares)
+        os.killpg(job.process.pid, signal.SIGINT)
+        job.finish()
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_killed(launch, few_digits, rank):
     job = launch(few_digits, *ranks(2, *train("--epochs", 999, "--batch-size", 40)))
