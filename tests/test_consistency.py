@@ -123,6 +123,20 @@ def test_every_requirement_is_used():
     assert gpu == {pin for pin in requirements("requirements.txt") if "horovod" not in pin}
 
 
+def test_runner_is_tested_with_its_own_versions():
+    """uv run benchmark.py takes its packages from its header; the tests run it in the project's environment."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["dependency-groups"]["dev"]
+    assert set(header("benchmark.py")["dependencies"]) <= set(project)
+
+
+def test_stand_in_digits_need_no_further_download():
+    """The MXNet scripts' environment has all they need."""
+    metadata, script = header("synthetic_mnist.py"), header("mnist_mx_gluon.py")
+    assert metadata["requires-python"] == script["requires-python"]
+    assert set(metadata["dependencies"]) <= set(script["dependencies"])
+
+
 def test_horovod_is_built_the_same():
     with open(ROOT / "uv.toml", "rb") as file:
         assert header("mnist_mx_gluon_hvd.py")["tool"]["uv"] == tomllib.load(file)
