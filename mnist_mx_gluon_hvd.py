@@ -174,7 +174,7 @@ def train(model, images, labels, epochs, batch_size, devices):
         loss = loss_sum.asscalar() / (len(images) // batch_size)
         if hvd.rank() == 0:  # Horovod: one report
             report_epoch(epoch, epochs, loss, time.perf_counter() - epoch_start)
-    hvd.allreduce_(barrier, name="end")
+    hvd.allreduce_(barrier, name="end")  # Horovod: the clock stops when all ranks are done
     mx.nd.waitall()
     return time.perf_counter() - start
 
