@@ -89,16 +89,20 @@ def find_scripts(names):
 
 
 def find_python(script, args):
-    """Return the interpreter for a script: the one named on the command line, or of its own environment made by uv."""
+    """Return the interpreter for a script: the one named on the command line, or of its own environment made by uv.
+
+    Raises RuntimeError with what uv says if it cannot make it.
+    """
     given = args.mx_python if "_mx_" in script.name else args.tf_python if "_tf_" in script.name else None
     if given:
         return str(given.absolute())  # not resolved: the link's place is the environment
     found = "nothing"
     for command in ["uv", "sync", "--quiet"], ["uv", "python", "find"]:
         status, found, errors = ask(*command, "--script", script)
+        if status == 127:
+            fail(f"{errors}; install uv, or use --mx-python and --tf-python")
         if status:
-            say(errors)
-            fail(f"uv cannot make the environment of {script.name}; mend that, or use --mx-python and --tf-python")
+            raise RuntimeError(errors)
     return found
 
 
@@ -320,7 +324,8 @@ def run_all(scripts, pythons, args, common, benches, failures):
                     done = run_script(script, pythons[script], args, benches, common, log, tell)
                 except RuntimeError as error:
                     failures[script.name] = str(error)
-                    keep(log, args.output.with_suffix(".logs") / f"{script.stem}-{round_number}.log", error)
+                    log.seek(0)
+                    keep(log.read(), args.output, f"{script.stem}-{round_number}", error)
                     lost = args.epochs * (args.repeats - round_number + 1)
                     progress.update(task, total=progress.tasks[0].total - lost)
                     continue
@@ -333,13 +338,12 @@ def run_all(scripts, pythons, args, common, benches, failures):
             say(f"{script.name}: {done.values[0]:.2f} s, accuracy {done.get_metadata()['accuracy']:.4f}")
 
 
-def keep(log, path, reason):
-    """Keep the log of a failed run at path, and show its end."""
-    log.seek(0)
-    text = log.read()
+def keep(log, output, name, reason):
+    """Keep the log of what failed in a folder beside the result file, and show its end."""
+    path = output.with_suffix(".logs") / f"{name}.log"
     with whole(path) as unfinished:
-        unfinished.write_text(text)
-    say(f"{path.stem} failed: {reason}; the end of its log, {path}:", *text.splitlines()[-LOG_LINES:], sep="\n  ")
+        unfinished.write_text(log)
+    say(f"{name} failed: {reason}; the end of its log, {path}:", *log.splitlines()[-LOG_LINES:], sep="\n  ")
 
 
 # -- the report --
@@ -646,7 +650,16 @@ def benchmark(args, benches, failures):
     with whole(args.output.with_suffix(".test")):  # fails now rather than after the first run
         pass
     say("preparing environments and data; making an environment for the first time takes minutes")
-    pythons = {script: find_python(script, args) for script in scripts}
+    pythons = {}
+    for script in scripts:
+        try:
+            pythons[script] = find_python(script, args)
+        except RuntimeError as error:
+            failures[script.name] = "uv cannot make its environment"
+            keep(str(error), args.output, f"{script.stem}-uv", failures[script.name])
+    if not pythons:
+        return
+    scripts = list(pythons)
     args.data_dir = find_data(args.data_dir, scripts[0], pythons[scripts[0]])
     common |= describe_data(args.data_dir)
     check_same(benches, common, args.output)

@@ -352,6 +352,23 @@ def test_all_scripts_fail(tmp_path, tiny):
     assert output.parent.parent == ROOT / "results" and not output.parent.with_suffix(".json").exists()
 
 
+def test_environment_that_cannot_be_made(tmp_path, tiny):
+    """One without a compiler gets all rows but Horovod's; here it is a Python that nobody has."""
+    bad, good = fake(tmp_path, "mnist_mx_a.py"), fake(tmp_path, "mnist_mx_b.py")
+    bad.write_text(bad.read_text().replace('">=3.9"', '">=9"'))
+    arguments = "--epochs", 1, "--data-dir", tiny, "--output", "x.json"
+    status, out, err = benchmark(bad, good, *arguments, folder=tmp_path, python=None)
+    assert status == 1 and err.splitlines()[-1] == "error: failed: mnist_mx_a.py"
+    assert table(out)["mnist_mx_a.py"][0] == "failed" and table(out)["mnist_mx_b.py"][2] == "0.01"
+    assert "- mnist_mx_a.py failed: uv cannot make its environment" in out
+    assert ">=9" in (tmp_path / "x.logs/mnist_mx_a-uv.log").read_text()
+    status, out, _ = benchmark(bad, *arguments, folder=tmp_path, python=None)
+    assert status == 1 and list(table(out)) == ["mnist_mx_b.py", "mnist_mx_a.py"]
+    status, out, err = benchmark(good, *arguments, folder=tmp_path, python=None, PATH="")
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: uv: No such file or directory")
+
+
 def test_hanging_script(tmp_path, tiny):
     """After --timeout a script that will not go is killed, with what it started; the others go on."""
     stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), file=sys.stderr); time.sleep(3600)"
