@@ -1,7 +1,6 @@
 """benchmark.py as a person runs it: its tables, its files, and what it does with scripts that misbehave."""
 
 import datetime
-import functools
 import os
 import re
 import shutil
@@ -81,9 +80,7 @@ def start(*arguments, folder, program=ROOT / "benchmark.py", python=sys.executab
         command += ["--mx-python", python]
     inherited = {name: value for name, value in os.environ.items() if name != "MNIST_DIR"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # what nohup, or a continuous integration server, ignores must not be ignored here
-    hang_up = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=folder, env=inherited | environment, text=True, preexec_fn=hang_up, **pipes)
+    return subprocess.Popen(command, cwd=folder, env=inherited | environment, text=True, **pipes)
 
 
 def finish(process, timeout=400):
