@@ -14,12 +14,12 @@
 # ///
 """MNIST in MXNet Gluon on Horovod ranks, one device each: DistributedTrainer averages the gradients over the ranks.
 
-In an environment made from requirements.txt, or requirements-gpu.txt for --device gpu:
+In an environment made from requirements.txt (for --device gpu see the README):
 
     horovodrun -np 2 -H localhost:2 python mnist_mx_gluon_hvd.py
     python mnist_mx_gluon_hvd.py              # without a launcher: one rank
 
-With uv, which builds Horovod on first use (about two minutes on two cores, a C++ compiler must be there):
+With uv, which builds Horovod on first use (about two minutes on two cores, a C++ compiler and make must be there):
 
     uv sync --script mnist_mx_gluon_hvd.py
     PATH=$(dirname $(uv python find --script mnist_mx_gluon_hvd.py)):$PATH

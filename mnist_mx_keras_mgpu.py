@@ -4,7 +4,7 @@
 # ///
 """MNIST in keras-mxnet, Keras with the MXNet backend, on two devices: multi_gpu_model.
 
-Works the same on CPU and GPU:
+On a CPU these are two executors in one MXNet context: keras-mxnet reads every "cpu(i)" as cpu(0).
 
     uv run mnist_mx_keras_mgpu.py                 # brings its own packages
     python mnist_mx_keras_mgpu.py                 # in an environment made from requirements.txt

@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.10,<3.14"
+# requires-python = ">=3.11,<3.14"
 # dependencies = ["keras==3.15.1", "numpy==2.4.6", "tensorflow-cpu==2.21.0"]
 # ///
 """MNIST in TensorFlow's tf.keras on one device: Sequential, compile and fit.
