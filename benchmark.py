@@ -36,6 +36,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import psutil
@@ -70,8 +71,9 @@ EPOCH = re.compile(r"epoch +(\d+)/(\d+)  loss (\d+\.\d{4})  (\d+\.\d\d) s")
 RESULT = re.compile(r"duration: (\d+\.\d\d) s\naccuracy: ([01]\.\d{4})")
 # what must be the same for all runs in one file, and for all runs of a script
 MACHINE = "hostname", "cpu_model_name", "cpu_count", "cpus_used", "memory", "gpu", "gpu_driver", "platform", "os"
-SETTINGS = "epochs", "batch_size", "data", "train_images", *(f"sha256 {name}" for name in MNIST)
+SETTINGS = "epochs", "batch_size", "omp_num_threads", "data", "train_images", *(f"sha256 {name}" for name in MNIST)
 SCRIPT = "sha256", "devices", "device", "threads", "python_version"
+SAME_WORK = "devices", "device", "threads"  # of a script, in two files to be compared
 
 
 # -- the scripts and what they need --
@@ -134,7 +136,7 @@ def describe_data(folder):
         found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MNIST}
         with gzip.open(folder / "train-labels-idx1-ubyte.gz") as labels:
             images = int.from_bytes(labels.read(8)[4:])  # IDX: the number of items follows the magic number
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         fail(f"cannot read the data in {folder}: {error}")
     data = "MNIST" if found == MNIST else f"not the published MNIST: {images:,} training images"
     if folder.name == STAND_IN:
@@ -206,6 +208,8 @@ def run(command, timeout, log):
         raise RuntimeError(f"cannot start {command[0]}: {error.strerror}") from None
     finally:
         timer.cancel()
+        if timer.is_alive():  # it is ending the processes: let it, lest it ends those of the next run
+            timer.join()
         stop_children()
     if out_of_time.is_set():
         raise RuntimeError(f"not done after --timeout {timeout} s")
@@ -263,7 +267,7 @@ def packages(metadata):
 
 
 def check_same(benches, new, path):
-    """End the program if a run with the metadata new must not be in one file with the benchmarks there."""
+    """Raise RuntimeError if a run with the metadata new must not be in one file with the benchmarks there."""
     for old in (bench.get_runs()[0].get_metadata() for bench in benches.values()):
         checked = [*MACHINE, *SETTINGS, *packages(old)]
         if old["name"] == new.get("name"):
@@ -274,7 +278,15 @@ def check_same(benches, new, path):
         for key in checked:
             if key in old and key in new and old[key] != new[key]:
                 what = f"{key} of {new.get('name', 'this benchmark')} is {new[key]} here, {old[key]} there"
-                fail(f"cannot add to {path}: {what}; name another --output")
+                raise RuntimeError(f"cannot add to {path}: {what}; name another --output")
+
+
+def refuse_other(benches, new, path):
+    """End the program where check_same raises RuntimeError: nothing has run yet."""
+    try:
+        check_same(benches, new, path)
+    except RuntimeError as error:
+        fail(error)
 
 
 def run_script(script, python, args, benches, common, log, tell):
@@ -333,9 +345,14 @@ def run_all(scripts, pythons, args, common, benches, failures):
                 benches[script.name].add_run(done)
             else:
                 benches[script.name] = pyperf.Benchmark([done])
-            with whole(args.output) as path:
-                pyperf.BenchmarkSuite(list(benches.values())).dump(str(path))
+            save(args.output, benches)
             say(f"{script.name}: {done.values[0]:.2f} s, accuracy {done.get_metadata()['accuracy']:.4f}")
+
+
+def save(path, benches):
+    """Write the result file."""
+    with whole(path) as unfinished:
+        pyperf.BenchmarkSuite(list(benches.values())).dump(str(unfinished))
 
 
 def keep(log, output, name, reason):
@@ -350,11 +367,12 @@ def keep(log, output, name, reason):
 
 
 def summarize(benches):
-    """Return one row per script as dictionaries, sorted by number of devices, then by median duration in seconds."""
+    """Return one row per script as dictionaries: by kind, by number of devices, then by median duration in seconds."""
     rows = []
     for bench in benches.values():
         runs = [run.get_metadata() for run in bench.get_runs()]
         row = runs[0] | {"seconds": bench.get_values(), "median": bench.median()}
+        row["group"] = is_parallel(row["name"]), row["devices"]
         rates = []
         for run in runs:
             times = [float(seconds) for seconds in run["epoch_seconds"].split()]
@@ -364,9 +382,9 @@ def summarize(benches):
         row["rate"] = statistics.median(rates)
         row["accuracy"] = statistics.median(run["accuracy"] for run in runs)
         rows.append(row)
-    rows.sort(key=lambda row: (row["devices"], row["median"]))
+    rows.sort(key=lambda row: (row["group"], row["median"]))
     for above, row in zip([None, *rows], rows, strict=False):
-        neighbours = above and above["devices"] == row["devices"]
+        neighbours = above and above["group"] == row["group"]
         row["tie"] = neighbours and differ(above["seconds"], row["seconds"]) is False
         single = next((one for one in rows if one["name"] == re.sub("_mgpu|_hvd", "", row["name"])), None)
         if single and single["devices"] < row["devices"] and single["device"] == row["device"]:
@@ -448,12 +466,13 @@ def describe(benches):
     python = ", ".join(sorted({run["python_version"] for run in runs}))
     cpu = one.get("cpu_model_name") or one.get("cpu_machine", "CPU")
     gpu = "no GPU" if one["gpu"] == "none" else f"{one['gpu']}, driver {one['gpu_driver']}"
-    dates = sorted({run["date"][:10] for run in runs})
+    first, last = min(run["date"] for run in runs)[:10], max(run["date"] for run in runs)[:10]
+    days = first if first == last else f"{first} to {last}"
     return [
         f"Framework: {', '.join(sorted(versions))}",
         f"System: {one['os']}, {one['platform']}, Python {python}",
         f"Hardware: {cpu}, {one['cpus_used']} cores; {one['memory']} memory; {gpu}",
-        f"Settings: {one['data']}; epochs: {one['epochs']}; batch per device: {one['batch_size']}; {' to '.join(dates)}",
+        f"Settings: {one['data']}; epochs: {one['epochs']}; batch per device: {one['batch_size']}; {days}",
     ]
 
 
@@ -465,7 +484,7 @@ def draw(benches, path):
     from matplotlib import pyplot as plt
 
     rows = summarize(benches)
-    groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row["devices"])]
+    groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row["group"])]
     size = 10, 2 + 0.4 * len(rows) + 0.5 * len(groups)  # inches
     grid = {"sharex": True, "squeeze": False, "height_ratios": [len(group) for group in groups]}
     figure, axes = plt.subplots(len(groups), figsize=size, layout="constrained", **grid)
@@ -506,14 +525,19 @@ def split_readme():
     return before + begin, end + after
 
 
+def name_in_readme(path):
+    """Return how the README names a result file."""
+    if not path.resolve().is_relative_to(HERE):
+        fail(f"{path} is not below the folder of the README, which is to name it")
+    return path.resolve().relative_to(HERE).as_posix()
+
+
 def write_readme(results):
     """Put machine, tables and plots of result files {path: benchmarks} between the markers of the README."""
     before, after = split_readme()
     parts = []
     for path, benches in results.items():
-        if not path.resolve().is_relative_to(HERE):
-            fail(f"{path} is not below the folder of the README, which is to name it")
-        name = path.resolve().relative_to(HERE).as_posix()
+        name = name_in_readme(path)
         parts.append(f"Made from [{name}]({name}) by `uv run benchmark.py --report {name} --readme`.")
         parts.append(make_report(benches, {}))
         parts.append(f"![Seconds of training, a bar per script]({Path(name).with_suffix('.png').as_posix()})")
@@ -524,10 +548,10 @@ def write_readme(results):
 def compare(old_path, old, new, fail_above):
     """Print per script whether new is faster or slower than old; return the names of those slower by too much."""
     old, new = ({row["name"]: row for row in summarize(benches)} for benches in (old, new))
-    before, now = next(iter(old.values())), next(iter(new.values()))
-    for key in SETTINGS:
-        if before[key] != now[key]:
-            fail(f"cannot compare with {old_path}: {key} is {now[key]} here, {before[key]} there")
+    before, now = (dict(collections.ChainMap(*rows.values())) for rows in (old, new))  # with all frameworks' versions
+    check_comparable(old_path, before, now, SETTINGS)
+    for name in old.keys() & new.keys():
+        check_comparable(old_path, old[name], new[name], SAME_WORK)
     cells, slower = [], []
     for name in old | new:
         if name not in old or name not in new:
@@ -547,10 +571,18 @@ def compare(old_path, old, new, fail_above):
         cells.append([name, f"{a:.2f}", f"{b:.2f}", f"{percent:+.1f} %", verdict])
     table = markdown(["script", "old (s)", "new (s)", "change", "verdict"], cells)
     print(f"\n### Compared with {old_path}\n\n{table}")
-    for key in MACHINE:
+    for key in [*MACHINE, *(packages(before) | packages(now))]:
         if before.get(key) != now.get(key):
             print(f"\n- {key} is {now.get(key)} here, {before.get(key)} there")
     return slower
+
+
+def check_comparable(old_path, old, new, keys):
+    """End the program if one of the keys that both metadata have differs."""
+    for key in keys:
+        if key in old and key in new and old[key] != new[key]:
+            what = f"{key} of {new['name']}" if key in SAME_WORK else key
+            fail(f"cannot compare with {old_path}: {what} is {new[key]} here, {old[key]} there")
 
 
 # -- odds and ends --
@@ -566,7 +598,7 @@ def whole(path):
             if Path(folder, path.name).exists():
                 Path(folder, path.name).replace(path)
     except OSError as error:
-        fail(f"cannot write {path}: {error.strerror}; name another file with --output")
+        fail(f"cannot write {path}: {error.strerror}; name a file in another folder")
 
 
 def load(path):
@@ -636,6 +668,8 @@ def parse_args():
         parser.error("--fail-above goes with --compare")
     stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
     args.output = args.output or HERE / "results" / f"{socket.gethostname()}-{stamp}.json"
+    if args.output.suffix != ".json":  # the plot lies beside it, by the same name
+        parser.error(f"--output {args.output} does not end with .json")
     args.data_dir = args.data_dir.absolute()
     return args
 
@@ -644,9 +678,9 @@ def benchmark(args, benches, failures):
     """Prepare everything, run everything; add what is done to benches and to the file."""
     scripts = find_scripts(args.scripts)
     common = describe_machine() | {"epochs": args.epochs, "batch_size": args.batch_size}
-    common["perf_version"] = pyperf.__version__
+    common |= {"omp_num_threads": os.environ.get("OMP_NUM_THREADS", "not set"), "perf_version": pyperf.__version__}
     benches |= load(args.output) if args.output.exists() else {}
-    check_same(benches, common, args.output)
+    refuse_other(benches, common, args.output)
     with whole(args.output.with_suffix(".test")):  # fails now rather than after the first run
         pass
     say("preparing environments and data; making an environment for the first time takes minutes")
@@ -662,7 +696,7 @@ def benchmark(args, benches, failures):
     scripts = list(pythons)
     args.data_dir = find_data(args.data_dir, scripts[0], pythons[scripts[0]])
     common |= describe_data(args.data_dir)
-    check_same(benches, common, args.output)
+    refuse_other(benches, common, args.output)
     run_all(scripts, pythons, args, common, benches, failures)
 
 
@@ -682,7 +716,12 @@ def main():
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: processes that lose their parents become our children
     old = load(args.compare) if args.compare else {}
     if args.readme:
-        split_readme()  # fails now rather than after an hour
+        split_readme()  # fails now rather than after an hour, like the following
+        for path in args.report or [args.output]:
+            name_in_readme(path)
+    if old and not args.report:
+        settings = {"epochs": args.epochs, "batch_size": args.batch_size}
+        check_comparable(args.compare, next(iter(old.values())).get_metadata(), settings, settings)
     results = {path: load(path) for path in args.report} if args.report else {args.output: {}}
     benches, failures, status = results[next(iter(results))], {}, 0
     try:
@@ -690,19 +729,21 @@ def main():
             benchmark(args, benches, failures)
     except KeyboardInterrupt as interruption:
         status = interruption.args[0]
+        if benches:  # it may have come between a run's end and the file
+            save(args.output, benches)
         say(f"interrupted; the same command with --output {args.output} adds to what is done")
     finally:
         stop_children()
     for path, found in results.items():
         if found or failures:
             print(*([f"## {path}\n"] if len(results) > 1 else []), make_report(found, failures), sep="\n", flush=True)
-    slower = compare(args.compare, old, benches, args.fail_above) if old and benches and not status else []
     for path, found in results.items():
         if found and not status:
             draw(found, path.with_suffix(".png"))
             say(f"plot: {path.with_suffix('.png')}")
-    if args.readme and all(results.values()) and not status:
+    if args.readme and all(results.values()) and not failures and not status:  # a README without a row says too little
         write_readme(results)
+    slower = compare(args.compare, old, benches, args.fail_above) if old and benches and not status else []
     if slower:
         say(f"error: slower by more than {args.fail_above:g} %: {', '.join(slower)}")
     if failures:
@@ -711,4 +752,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as interruption:  # while nothing runs
+        sys.exit(*(interruption.args or [130]))

@@ -199,6 +199,19 @@ def test_runs_without_spread_and_uneven_numbers_of_runs(tmp_path):
     }
 
 
+def test_ties_with_parallel_scripts_on_one_device(tmp_path):
+    """The row above is that of the same table."""
+    known = {"mnist_mx_a.py": [1.0, 1.2], "mnist_mx_a_mgpu.py": [1.1, 1.3], "mnist_mx_b.py": [1.15, 1.35]}
+    file = write_results(tmp_path / "x.json", known, devices=1)
+    status, out, err = benchmark("--report", file, folder=tmp_path)
+    assert status == 0, err
+    assert {name: row[4] for name, row in table(out).items()} == {
+        "mnist_mx_a.py": "",
+        "mnist_mx_b.py": "above",
+        "mnist_mx_a_mgpu.py": "",
+    }
+
+
 def test_report_of_several_files_and_of_no_file(tmp_path):
     one, two = (write_results(tmp_path / name, KNOWN) for name in ("one.json", "two.json"))
     status, out, err = benchmark("--report", one, two, folder=tmp_path)
@@ -228,7 +241,13 @@ def test_compare(tmp_path):
     assert rows["mnist_mx_keras.py"] == ["30.50", "33.50", "+9.8 %", "slower"]
     assert rows["mnist_mx_gluon_hvd.py"] == ["16.00", "17.00", "+6.2 %", "slower, not tested: one run"]
     assert rows["mnist_mx_gluon_mgpu.py"] == ["8.10", "", "", ""]
-    assert "New CPU here, Known CPU there" in out
+    assert "New CPU here, Known CPU there" in out and "mxnet_version" not in out
+    other = write_results(tmp_path / "other.json", KNOWN, mxnet_version="1.5.1")
+    status, out, err = benchmark("--report", new, "--compare", other, folder=tmp_path)
+    assert status == 0 and "mxnet_version is 1.9.1 here, 1.5.1 there" in out
+    other = write_results(tmp_path / "other.json", KNOWN, threads=8)
+    status, _, err = benchmark("--report", new, "--compare", other, folder=tmp_path)
+    assert status == 1 and re.search(r"cannot compare .* threads of mnist_mx_\w+.py is 4 here, 8 there", err)
     for percent, names in ((20, ""), (8, "mnist_mx_keras.py"), (5, "mnist_mx_keras.py, mnist_mx_gluon_hvd.py")):
         status, _, err = benchmark(*arguments, "--fail-above", percent, folder=tmp_path)
         assert status == bool(names)
@@ -298,9 +317,9 @@ def test_other_settings_versions_or_hardware_are_refused(tmp_path, tiny, digits)
 
     def refused(words, *scripts, file=before, **environment):
         (tmp_path / "x.json").write_bytes(file)
-        status, out, err = benchmark(*(scripts or [script]), folder=tmp_path, **environment)
-        assert status == 1 and out == "", (words, err)
-        assert err.splitlines()[-1].startswith("error: cannot add to x.json") and words in err, err
+        status, _, err = benchmark(*(scripts or [script]), folder=tmp_path, **environment)
+        assert status == 1, (words, err)
+        assert "cannot add to x.json" in err and words in err, err
         assert (tmp_path / "x.json").read_bytes() == file
 
     refused("epochs", script, *arguments, "--epochs", 2)
@@ -316,8 +335,14 @@ def test_other_settings_versions_or_hardware_are_refused(tmp_path, tiny, digits)
         suite.dump(str(tmp_path / "x.json"), replace=True)
         refused(name, script, *arguments, file=(tmp_path / "x.json").read_bytes())
         (tmp_path / "x.json").write_bytes(before)
+    refused("omp_num_threads", script, *arguments, OMP_NUM_THREADS="1")
     changed = fake(tmp_path, "mnist_mx_a.py", "lines = lines")
     refused("sha256 of mnist_mx_a.py", changed, *arguments)
+    # what is known of a script only when it runs does not hinder the others
+    good = fake(tmp_path, "mnist_mx_d.py")
+    status, out, err = benchmark(changed, good, *arguments, folder=tmp_path)
+    assert status == 1 and err.splitlines()[-1] == "error: failed: mnist_mx_a.py"
+    assert "- mnist_mx_a.py failed: cannot add to x.json" in out and table(out)["mnist_mx_d.py"][1] == "1"
 
 
 def test_failing_and_lying_scripts(tmp_path, tiny):
@@ -565,6 +590,7 @@ def test_the_runner_itself_takes_little(tmp_path, tiny):
         (["--timeout", "nan"], "--timeout"),
         (["--device", "tpu"], "--device"),
         (["mnist_none.py"], "no such script"),
+        (["--output", "x.png"], ".json"),
         (["--report", "x.json", "--output", "y.json"], "--report"),
         (["--report", "x.json", "y.json", "--compare", "z.json"], "--compare"),
         (["--fail-above", "5"], "--fail-above"),
@@ -586,10 +612,16 @@ def test_mistakes_of_the_machine(tmp_path, tiny):
         status, out, err = benchmark(script, *arguments, folder=tmp_path, python=python)
         assert status == 1 and words in out + err, err
         assert err.splitlines()[-1].startswith("error: ")
-    damaged = shutil.copytree(tiny, tmp_path / "damaged")
-    (damaged / "train-labels-idx1-ubyte.gz").write_bytes(b"no gzip")
-    status, out, err = benchmark(script, "--data-dir", damaged, "--output", "x.json", folder=tmp_path)
-    assert (status, out) == (1, "") and "cannot read the data" in err
+    damaged = shutil.copytree(tiny, tmp_path / "damaged") / "train-labels-idx1-ubyte.gz"
+    for content in (b"no gzip", damaged.read_bytes()[:10] + b"\xff" * 100):  # the second begins as gzip
+        damaged.write_bytes(content)
+        status, out, err = benchmark(script, "--data-dir", damaged.parent, "--output", "x.json", folder=tmp_path)
+        assert (status, out) == (1, "") and "cannot read the data" in err
+    # what cannot be done in the end is said before anything runs
+    old = write_results(tmp_path / "old.json", KNOWN)
+    for arguments in (["--readme"], ["--compare", old]):
+        status, out, err = benchmark(script, "--data-dir", tiny, "--output", "x.json", *arguments, folder=tmp_path)
+        assert (status, out) == (1, "") and not (tmp_path / "x.json").exists(), err
 
 
 def test_all_scripts(tmp_path, tiny):
