@@ -1,39 +1,27 @@
 # /// script
 # requires-python = ">=3.9,<3.12"
-# dependencies = ["mxnet==1.9.1", "numpy==1.23.5"]
+# dependencies = ["mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
 # ///
 """MNIST in MXNet's Symbol and Module API on one device, with NDArrayIter batches.
 
-Works the same on CPU and GPU:
-
-    uv run mnist_mx_sym.py                 # brings its own packages
-    python mnist_mx_sym.py                 # in an environment made from requirements.txt
-    python mnist_mx_sym.py --device gpu    # in an environment made from requirements-gpu.txt
+uv run mnist_mx_sym.py                 # brings its own packages, for the CPU
+python mnist_mx_sym.py                 # in an environment made from requirements.txt
+python mnist_mx_sym.py --device gpu    # in an environment made from requirements-gpu.txt
 """
 
 import argparse
-import gzip
-import hashlib
-import http.client
 import os
-import platform
 import signal
 import sys
-import tempfile
-import threading
 import time
-import urllib.request
-import zlib
 from pathlib import Path
 
-if __name__ == "__main__":
-    # Ctrl-C ends the run at once: Python's own handler would wait for the framework's C++ calls, up to an epoch
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=lambda: os._exit(128 + signal.sigwait({signal.SIGINT})), daemon=True).start()
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # MXNet's own default takes half
 
 import mxnet as mx
 import numpy as np
+import pooch
 
 EPOCHS = 10
 BATCH_SIZE = 500  # images per device and step
@@ -41,70 +29,12 @@ LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arX
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
 SEED = 42
-MNIST = {  # file: SHA-256
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
-MIRRORS = "https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"
-TIMEOUT = 30  # seconds a mirror may keep silent
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
 
-def load_mnist(data_dir):
-    """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); fetch what is missing."""
-    arrays = []
-    for name, sha256 in MNIST.items():
-        path = Path(data_dir, name)
-        shape = (28, 28) if "images" in name else ()
-        try:
-            if not path.exists():
-                download(path, sha256)
-            content = gzip.decompress(path.read_bytes())
-            # IDX is big-endian: 0x0800 (bytes) plus the number of dimensions, then the size of each dimension
-            header = np.frombuffer(content[: 8 + 4 * len(shape)], ">u4").tolist()
-            array = np.frombuffer(content, np.uint8, offset=4 * len(header)).reshape(-1, *shape)
-            if not len(array) or header != [0x0801 + len(shape), len(array), *shape]:
-                raise ValueError(f"IDX header {header} does not fit {len(array)} items of shape {shape}")
-            if not shape and (len(array) != len(arrays[-1]) or array.max() > 9):
-                raise ValueError(f"{len(array)} labels up to {array.max()} for {len(arrays[-1])} images of digits")
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            fail(f"{path}: {error}; mend or remove it, or name another folder with --data-dir")
-        arrays.append(array)
-    return arrays
-
-
-def download(path, sha256):
-    """Fetch a file from the first mirror that has it whole; path never holds less. Raises OSError if it cannot write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    failures = []
-    for mirror in MIRRORS:
-        try:
-            with urllib.request.urlopen(mirror + path.name, timeout=TIMEOUT) as response:
-                content = response.read()
-            if hashlib.sha256(content).hexdigest() == sha256:
-                break
-            failures.append(f"{mirror}: wrong SHA-256")
-        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: sent on to no host name
-            failures.append(f"{mirror}: {error!r}")
-    else:
-        advice = "put MNIST there, name its folder with --data-dir, or draw stand-in digits with synthetic_mnist.py"
-        fail(f"cannot download {path}: {'; '.join(failures)}; {advice}")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # on the same disk: the rename is atomic
-        Path(folder, path.name).write_bytes(content)
-        Path(folder, path.name).replace(path)
-
-
-def find_devices(kind, count):
-    """Return count MXNet contexts; kind is "cpu", "gpu", or "auto": GPUs if enough are visible, else CPU."""
-    gpus = mx.context.num_gpus()
-    if kind == "gpu" and gpus < count:
-        fail(f"--device gpu needs {count} x gpu, MXNet sees {gpus}; use --device cpu")
-    return [mx.cpu(i) if kind == "cpu" or gpus < count else mx.gpu(i) for i in range(count)]
-
-
-def build_model(devices, batch_size):
-    """Return the CNN, (batch_size, 1, 28, 28) in [0, 1] to probabilities, with Glorot uniform weights and zero biases."""
+def build_model(device, batch_size):
+    """Return the CNN, (batch_size, 1, 28, 28) in [0, 1] to probabilities, Glorot uniform weights and zero biases."""
     x = mx.sym.Variable("data")
     x = mx.sym.Convolution(x, kernel=(3, 3), num_filter=32, name="conv1")
     x = mx.sym.Activation(x, act_type="relu")
@@ -117,15 +47,14 @@ def build_model(devices, batch_size):
     x = mx.sym.Dropout(x, p=DROPOUT_DENSE)
     x = mx.sym.FullyConnected(x, num_hidden=10, name="dense2")
     x = mx.sym.SoftmaxOutput(x, name="softmax")  # its gradient is that of the cross-entropy
-    model = mx.mod.Module(x, context=devices)
+    model = mx.mod.Module(x, context=device)
     model.bind([("data", (batch_size, 1, 28, 28))], [("softmax_label", (batch_size,))])
     model.init_params(mx.init.Xavier())
     return model
 
 
-def train(model, images, labels, epochs, batch_size, devices):
-    """Train on images (n, 28, 28) and labels (n,), both uint8, batch_size images per device; return the seconds."""
-    images = np.divide(images[:, np.newaxis], 255, dtype=np.float32)
+def train(model, images, labels, epochs, batch_size, device):
+    """Train on images (n, 1, 28, 28) in [0, 1] and labels (n,), batch_size images per device; return the seconds."""
     batches = mx.io.NDArrayIter(images, labels, batch_size, shuffle=True, last_batch_handle="discard")
     adam = {"learning_rate": LEARNING_RATE, "beta1": BETA_1, "beta2": BETA_2, "epsilon": EPSILON}
     model.init_optimizer(optimizer="adam", optimizer_params=adam)  # divides the gradients by the batch size
@@ -133,76 +62,87 @@ def train(model, images, labels, epochs, batch_size, devices):
     start = time.perf_counter()
     for epoch in range(epochs):
         epoch_start = time.perf_counter()
-        loss_sum = mx.nd.zeros(1, devices[0])
+        loss_sum = mx.nd.zeros(1, device)
         batches.reset()  # reshuffles
         for batch in batches:
             model.forward_backward(batch)
             model.update()
             probabilities = model.get_outputs()[0]
-            label = batch.label[0].as_in_context(devices[0])
+            label = batch.label[0].as_in_context(device)
             loss_sum -= (mx.nd.pick(probabilities, label) + 1e-12).log().mean()  # stays on the device
         loss = loss_sum.asscalar() / (len(images) // batch_size)
-        report_epoch(epoch, epochs, loss, time.perf_counter() - epoch_start)
+        seconds = time.perf_counter() - epoch_start
+        print(f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  {seconds:.2f} s", flush=True)
     mx.nd.waitall()
     return time.perf_counter() - start
 
 
-def evaluate(model, images, labels, batch_size, devices):
-    """Return the fraction of images (n, 28, 28) whose largest probability is that of their label (n,), all uint8."""
-    images = np.divide(images[:, np.newaxis], 255, dtype=np.float32)
+def evaluate(model, images, labels, batch_size):
+    """Return the fraction of images (n, 1, 28, 28) whose largest probability is that of their label (n,)."""
     batches = mx.io.NDArrayIter(images, labels, batch_size)  # pads the last batch, predict cuts the padding off
-    probabilities = model.predict(batches)
-    return np.mean(probabilities.argmax(axis=1).asnumpy() == labels)
+    return np.mean(model.predict(batches).argmax(axis=1).asnumpy() == labels)
 
 
-def report_epoch(epoch, epochs, loss, seconds):
-    """Print the line of an epoch, counted from 0; loss is its mean over all batches."""
-    print(f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  {seconds:.2f} s", flush=True)
+def to_input(images):
+    """Return uint8 images (n, 28, 28) as the model takes them: (n, 1, 28, 28), float32 in [0, 1]."""
+    return np.divide(images[:, np.newaxis], 255, dtype=np.float32)
 
 
-def fail(message, status=1):
-    """End the program with one line on stderr."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+def load_mnist(data_dir):
+    """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); download if missing."""
+    path = Path(data_dir, "mnist.npz")
+    try:
+        if not path.exists():
+            pooch.retrieve(URL, SHA256, path.name, path.parent)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: cannot download {URL}: {error}; use --data-dir, or draw digits with synthetic_mnist.py")
+    try:
+        with np.load(path) as file:
+            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+        for x, y in (arrays[:2], arrays[2:]):
+            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.ndim != 1 or y.max() > 9:
+                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape} up to {y.max()}")
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        sys.exit(f"error: cannot use {path}: {error!r}; mend or remove it, or name another folder with --data-dir")
+    return arrays
 
 
-def positive(text):
-    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+def find_device(kind):
+    """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one is visible, else the CPU."""
+    gpus = mx.context.num_gpus()
+    if kind == "gpu" and not gpus:
+        sys.exit("error: --device gpu needs 1 x gpu, MXNet sees 0; use --device cpu")
+    return mx.cpu() if kind == "cpu" or not gpus else mx.gpu()
 
 
 def parse_args():
-    """Return the flags; a mistake in them exits with status 2."""
+    """Return the flags."""
     data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: fail(f"{message}; see --help", 2)
-    parser.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help="%(default)s")
-    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
-    parser.add_argument("--data-dir", type=Path, default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="%(default)s")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
+    parser.add_argument("--data-dir", default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="%(default)s")
     return parser.parse_args()
 
 
 def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
-    devices = find_devices(args.device, 1)
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
-    if args.batch_size * len(devices) > len(train_images):
-        fail(f"a batch of {len(devices)} x {args.batch_size} images is more than the {len(train_images)} there are", 2)
-    where = f"{len(devices)} x {devices[0].device_type}, {os.environ['OMP_NUM_THREADS']} threads"
-    versions = f"mxnet {mx.__version__}, python {platform.python_version()}"
-    print(f"{Path(__file__).name}: {versions}, {where}, batch {len(devices)} x {args.batch_size}", flush=True)
-
-    mx.random.seed(SEED)
-    np.random.seed(SEED)
-    model = build_model(devices, args.batch_size)
-    seconds = train(model, train_images, train_labels, args.epochs, args.batch_size, devices)
-    accuracy = evaluate(model, test_images, test_labels, args.batch_size, devices)
-    print(f"duration: {seconds:.2f} s")
-    print(f"accuracy: {accuracy:.4f}")
+    if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
+        sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
+    device = find_device(args.device)
+    versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"
+    where = f"1 x {device.device_type}, {os.environ['OMP_NUM_THREADS']} threads, batch 1 x {args.batch_size}"
+    print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
+    mx.random.seed(args.seed)
+    np.random.seed(args.seed)
+    model = build_model(device, args.batch_size)
+    seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)
+    accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size)
+    print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,13 @@
     uv run synthetic_mnist.py                              # 60,000 + 10,000 digits into data
     uv run synthetic_mnist.py DIR --train 5000 --test 1000
 
-The digits are drawn, not written: results on them say nothing about MNIST. One seed, so the same numbers give the same files.
-Files that lie in the folder already are never overwritten.
+The digits are drawn, not written: results on them say nothing about MNIST. One seed, so the same numbers give the same file.
+A file that lies there already is never overwritten.
 """
 
 import argparse
-import errno
-import gzip
 import os
 import signal
-import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -73,70 +70,37 @@ def draw(labels, generator):
     return np.clip(ink, 0, 255).astype(np.uint8).reshape(n, 28, 28)
 
 
-def write(folder, name, header, arrays):
-    """Write an IDX file: a header of big-endian numbers, then bytes. The same numbers always give the same bytes."""
-    with open(Path(folder, name), "wb") as file, gzip.GzipFile("", "wb", 1, file, 0) as packed:
-        packed.write(struct.pack(f">{len(header)}I", *header))
-        for array in arrays:
-            packed.write(array.tobytes())
-
-
-def publish(unfinished, folder, names):
-    """Put the files into their folder, all or none; raise FileExistsError if one of them appeared there meanwhile."""
-    published = []
-    try:
-        for name in names:
-            os.link(Path(unfinished, name), folder / name)  # a rename would replace what is there
-            published.append(folder / name)
-    except OSError:
-        for path in published:
-            path.unlink()
-        raise
-
-
-def fail(message, status=1):
-    """End the program with one line on stderr."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
-
-
-def count(text):
-    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def main():
-    """Draw both sets and put the four files into their folder at the end."""
+    """Draw both sets and put them into their folder at the end, in one file."""
     data_dir = Path(__file__).with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: fail(f"{message}; see --help", 2)
     parser.add_argument("folder", nargs="?", type=Path, default=data_dir, metavar="DIR", help="default: data")
-    parser.add_argument("--train", type=count, default=60_000, metavar="N", help="training digits: %(default)s")
-    parser.add_argument("--test", type=count, default=10_000, metavar="N", help="test digits: %(default)s")
+    parser.add_argument("--train", type=int, default=60_000, metavar="N", help="training digits: %(default)s")
+    parser.add_argument("--test", type=int, default=10_000, metavar="N", help="test digits: %(default)s")
     args = parser.parse_args()
-    names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    if min(args.train, args.test) < 1:
+        sys.exit("error: use --train and --test 1 or more")
+    path = args.folder / "mnist.npz"
     try:
-        for name in names:
-            if (args.folder / name).exists():  # before the digits are drawn: that takes a while
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), args.folder / name)
+        if path.exists():  # before the digits are drawn: that takes a while
+            raise FileExistsError
         args.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=args.folder) as unfinished:
-            for number, (part, n) in enumerate((("train", args.train), ("t10k", args.test))):
+            arrays = {}
+            for number, (part, n) in enumerate((("train", args.train), ("test", args.test))):
                 generator = np.random.default_rng([SEED, number])
                 labels = generator.integers(0, 10, n)
-                images = (draw(labels[i : i + CHUNK], generator) for i in range(0, n, CHUNK))
-                write(unfinished, f"{part}-images-idx3-ubyte.gz", (0x0803, n, 28, 28), images)
-                write(unfinished, f"{part}-labels-idx1-ubyte.gz", (0x0801, n), [labels.astype(np.uint8)])
-            publish(unfinished, args.folder, names)
-    except FileExistsError as error:
-        fail(f"{error.filename2 or error.filename} is there already; remove it or name another folder")
+                images = [draw(labels[i : i + CHUNK], generator) for i in range(0, n, CHUNK)]
+                arrays |= {f"x_{part}": np.concatenate(images), f"y_{part}": labels.astype(np.uint8)}
+            np.savez_compressed(Path(unfinished, path.name), **arrays)
+            os.link(Path(unfinished, path.name), path)  # a rename would replace what is there
+    except FileExistsError:
+        sys.exit(f"error: {path} or its folder is a file already; remove it or name another folder")
     except OSError as error:
-        fail(f"cannot write to {args.folder}: {error.strerror}; name another folder")
-    print(f"{args.train} + {args.test} stand-in digits, not MNIST: {args.folder}")
+        sys.exit(f"error: cannot write to {args.folder}: {error.strerror}; name another folder")
+    print(f"{args.train} + {args.test} stand-in digits, not MNIST: {path}")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # cleans up on the way out
     main()
