@@ -41,17 +41,18 @@ SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 def build_model(devices):
     """Return the CNN, (n, 1, 28, 28) in [0, 1] to probabilities, with Glorot uniform weights and zero biases."""
     keras.backend.set_image_data_format("channels_first")  # MXNet's own layout: the other costs transpositions
-    # keras-mxnet takes kernels (out, in, 3, 3) for (height, width, in, out): its own Glorot limits would be wrong
-    glorot1, glorot2 = [keras.initializers.RandomUniform(-x, x) for x in ((6 / 9 / 33) ** 0.5, (6 / 9 / 96) ** 0.5)]
+    # keras-mxnet takes wrong fans for its kernels, (out, in, 3, 3), and one seed for all layers that name none
+    limits = [(6 / fans) ** 0.5 for fans in (9 * (1 + 32), 9 * (32 + 64), 9216 + 128, 128 + 10)]
+    glorot = [keras.initializers.RandomUniform(-x, x, np.random.randint(1, 2**31)) for x in limits]
     layers = [
-        Conv2D(32, 3, activation="relu", kernel_initializer=glorot1, input_shape=(1, 28, 28)),
-        Conv2D(64, 3, activation="relu", kernel_initializer=glorot2),
+        Conv2D(32, 3, activation="relu", kernel_initializer=glorot[0], input_shape=(1, 28, 28)),
+        Conv2D(64, 3, activation="relu", kernel_initializer=glorot[1]),
         MaxPooling2D(2),
         Dropout(DROPOUT_CONV),
         Flatten("channels_last"),  # as they lie: "channels_first" would transpose every batch
-        Dense(128, activation="relu"),
+        Dense(128, activation="relu", kernel_initializer=glorot[2]),
         Dropout(DROPOUT_DENSE),
-        Dense(10, activation="softmax"),
+        Dense(10, activation="softmax", kernel_initializer=glorot[3]),
     ]
     model = keras.Sequential(layers)
     # two devices: keras-mxnet 2.2.4.3 reads "cpu(1)" as cpu(0), so on a CPU these are two executors in one context
@@ -150,9 +151,9 @@ def main():
     versions = f"keras-mxnet {keras.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     where = f"{n} x {devices[0][:3]}, {os.environ['OMP_NUM_THREADS']} threads, batch {n} x {args.batch_size}"
     print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
-    mx.random.seed(args.seed)
     np.random.seed(args.seed)
     model = build_model(devices)
+    mx.random.seed(args.seed)  # here, as keras-mxnet seeds MXNet itself for every layer that it makes
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, devices)
     accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size, devices)
     print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}")

@@ -1,20 +1,42 @@
-"""Run one script's own functions in its own environment and save what they did.
+"""Run one script's main() several times in its own environment, on data and weights given here, and save what it did.
 
-    python tests/probe.py SCRIPT INPUT.npz OUTPUT_DIR [--devices N]
+    python tests/probe.py SCRIPT QUESTION.npz ANSWERS_DIR RUN [RUN ...] [--devices N]
 
-The tests hand over weights, images and labels; the answers are OUTPUT_DIR/RANK.npz. Weights travel in the order and layout
+A RUN is a row of RUNS below. The answers are ANSWERS_DIR/RANK.npz, "RUN.what" for each. Weights travel in the order and layout
 of reference.py: convolutions (out, in, height, width), dense layers (out, in), inputs flattened channel by channel.
+
+What the script calls is noted, not replaced: the frameworks, their iterators and their trainers are the real ones. Only
+load_mnist gives the data of the question, and print is listened to.
 """
 
 import argparse
 import contextlib
 import importlib.util
-import inspect
+import json
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
+
+NO_DROPOUT = {"DROPOUT_CONV": 0.0, "DROPOUT_DENSE": 0.0}
+RUNS = {  # name: epochs, batch size per device, seed, weights of the question or the script's own, constants that are changed
+    "steps": (3, "all", 42, True, NO_DROPOUT),  # full batches, so that every step is known
+    "still": (
+        2,
+        20,
+        42,
+        True,
+        NO_DROPOUT | {"LEARNING_RATE": 0.0},
+    ),  # the weights stay, so the loss of every batch is known
+    # one image: which weights move tells what was dropped. Without momentum a weight whose gradient is zero does not move.
+    "dropout": (6, 1, 42, True, {"LEARNING_RATE": 1e-6, "BETA_1": 0.0}),
+    "first": (2, 20, 42, False, {}),
+    "again": (2, 20, 42, False, {}),
+    "other": (2, 20, 43, False, {}),
+    "masks": (2, 1, 43, True, {"LEARNING_RATE": 1e-6, "BETA_1": 0.0}),  # as "dropout", with another seed
+}
 
 
 def load(script):
@@ -33,6 +55,9 @@ def api_of(module):
     if hasattr(module, "keras"):
         return "keras"
     return "gluon" if hasattr(module, "nn") else "sym"
+
+
+# -- weights and structure --
 
 
 def from_tf(arrays):
@@ -61,8 +86,7 @@ def get_weights(module, model):
         order = [f"{layer}_{kind}" for layer in ("conv1", "conv2", "dense1", "dense2") for kind in ("weight", "bias")]
         return [[dict(zip(names, replica))[name].asnumpy() for name in order] for replica in replicas]
     if api == "keras":
-        weights = model.get_weights()
-        replicas = [weights]
+        replicas = [model.get_weights()]
         if model._module and model._module.binded:  # trained: each executor has its own copies
             executors = model._module._curr_module._exec_group
             names = [weight.name for weight in model.trainable_weights]
@@ -89,168 +113,286 @@ def set_weights(module, model, weights):
         model.set_weights(to_tf(weights))
 
 
-def layer_shapes(module, model):
-    """Return the shape of each layer's output for one image, channels first, consecutive repetitions dropped."""
-    if api_of(module) == "tf":
-        shapes = [layer.output.shape[1:] for layer in model.layers]
-        shapes = [(s[2], s[0], s[1]) if len(s) == 3 else s for s in shapes]
-    elif api_of(module) == "keras":
-        shapes = [layer.output_shape[1:] for layer in model.layers]
+def structure(module, model):
+    """Return the operations of the network in their order, with what their weights do not show; no flattening, no softmax."""
+    if api_of(module) in ("tf", "keras"):
+        layers = model.layers
+        for layer in layers:  # keras-mxnet's multi_gpu_model wraps the network
+            layers = layer.layers if hasattr(layer, "layers") else layers
+        found = []
+        for layer in layers:
+            kind, settings = type(layer).__name__, layer.get_config()
+            if kind.startswith("Conv"):
+                found += [f"convolution {settings['strides']} {settings['padding']}", settings["activation"]]
+            elif kind == "MaxPooling2D":
+                found.append(f"max {settings['pool_size']} {settings['strides']} {settings['padding']}")
+            elif kind == "Dropout":
+                found.append(f"dropout {settings['rate']} {settings['noise_shape']}")
+            elif kind == "Dense":
+                found += ["dense", settings["activation"]]
+            elif kind not in ("Flatten", "InputLayer"):
+                found.append(kind)
     else:
         symbol = model.symbol if api_of(module) == "sym" else model(module.mx.sym.Variable("data"))
-        internals = symbol.get_internals()
-        outputs = internals.infer_shape_partial(data=(1, 1, 28, 28))[1]
-        variables = set(symbol.list_inputs())
-        shapes = [s[1:] for name, s in zip(internals.list_outputs(), outputs) if name not in variables]
-    shapes = [tuple(s) for s in shapes]
-    return [s for i, s in enumerate(shapes) if i == 0 or s != shapes[i - 1]]
+        found = []
+        for node in json.loads(symbol.tojson())["nodes"]:
+            kind, settings = node["op"], node.get("attrs", {})
+            if kind == "Convolution":
+                padding = "valid" if settings.get("pad", "(0, 0)") == "(0, 0)" else settings["pad"]
+                found.append(f"convolution {settings.get('stride', '(1, 1)')} {padding}")
+            elif kind == "Pooling":
+                padding = "valid" if settings.get("pad", "(0, 0)") == "(0, 0)" else settings["pad"]
+                found.append(f"{settings['pool_type']} {settings['kernel']} {settings['stride']} {padding}")
+            elif kind == "Dropout":
+                found.append(
+                    f"dropout {settings['p']} {settings['axes'] if settings.get('axes', '()') != '()' else None}"
+                )
+            elif kind == "FullyConnected":
+                found.append("dense")
+            elif kind == "Activation":
+                found.append(settings["act_type"])
+            elif kind not in ("null", "SoftmaxOutput"):
+                found.append(kind)
+    return [word for word in found if word not in ("softmax", "linear")]
 
 
-@contextlib.contextmanager
-def watch(module, model):
-    """Note what the framework trains on: yields a list of (device, image numbers), one item a step and device.
+# -- listening --
 
-    An image's number is in its first two pixels. Of the list, .losses are the epochs' means as report_epoch gets them, and
-    .updates is how many steps the optimizer counted.
+
+class Log:
+    """What one run of main() did.
+
+    lines: what it printed; events: what it called, in order, ("clock", value) for its clock; batches: (device, numbers of the
+    images) of every step and device; weights: copies of the first replica's weights when a line was printed; syncs: how often the
+    host had waited for a result by then; calls: how often Python had run the network's layers by then.
     """
-    log = type("Log", (list,), {})()
-    log.losses, log.updates = [], 0
 
-    def note(device, data):
-        pixels = np.rint(np.asarray(data).reshape(len(data), -1)[:, :2] * 255).astype(int)
-        log.append((str(device), pixels @ [256, 1]))
+    def __init__(self):
+        self.lines, self.events, self.batches, self.weights, self.syncs, self.calls = [], [], [], [], [], []
+        self.waits = self.passes = 0
+        self.listening = True
 
-    undo = contextlib.ExitStack()
+    @contextlib.contextmanager
+    def aside(self):
+        """What happens inside is the probe's own doing."""
+        self.listening = False
+        try:
+            yield
+        finally:
+            self.listening = True
 
-    def replace(owner, name, value):
-        undo.callback(setattr, owner, name, getattr(owner, name))
-        setattr(owner, name, value)
+    def note(self, device, images):
+        """Note a step's images; an image's number is in its first two pixels."""
+        with self.aside():
+            pixels = np.rint(np.asarray(images).reshape(len(images), -1)[:, :2] * 255).astype(int)
+            self.batches.append((str(device), pixels @ [256, 1]))
 
-    replace(module, "report_epoch", lambda epoch, epochs, loss, seconds: log.losses.append(float(loss)))
-    api = api_of(module)
-    if api == "tf":
+
+def follow(undo, owner, name, before):
+    """Call before with the arguments whenever owner.name is called, until undo closes."""
+    function = getattr(owner, name)
+
+    def called(*arguments, **options):
+        before(*arguments, **options)
+        return function(*arguments, **options)
+
+    undo.callback(setattr, owner, name, vars(owner).get(name, function))
+    setattr(owner, name, staticmethod(called) if isinstance(vars(owner).get(name), staticmethod) else called)
+
+
+def listen(module, log, undo):
+    """Note what the framework is asked to do until undo closes."""
+
+    def event(name):
+        return lambda *_, **__: log.events.append(name) if log.listening else None
+
+    def wait(*_, **__):
+        log.waits += log.listening
+
+    def layer(*_, **__):
+        log.passes += log.listening
+
+    def clock():
+        log.events.append(("clock", time.perf_counter()))
+        return log.events[-1][1]
+
+    undo.callback(setattr, module, "time", module.time)
+    module.time = types.SimpleNamespace(perf_counter=clock)
+    if api_of(module) == "tf":
+        tf = module.tf
+        follow(undo, tf.data.Dataset, "from_tensor_slices", event("make"))
+        follow(undo, tf.keras.Model, "fit", event("ask"))
+        follow(undo, tf.test.experimental, "sync_devices", event("wait"))
+        follow(undo, type(tf.constant(0)).__mro__[1], "_numpy", wait)
+        follow(undo, module.Conv2D, "call", layer)
+        return
+    mx = module.mx
+    follow(undo, mx.nd, "waitall", event("wait"))
+    follow(undo, mx.nd, "waitall", wait)
+    for name in ("asnumpy", "wait_to_read"):
+        follow(undo, mx.nd.NDArray, name, wait)
+    if api_of(module) == "keras":
+        follow(undo, module.keras.Model, "fit", event("ask"))
+    elif hasattr(module, "to_batch"):
+        follow(undo, module.gluon.data.DataLoader, "__init__", event("make"))
+        follow(undo, module.gluon.data.DataLoader, "__iter__", event("ask"))
+    else:
+        follow(undo, mx.io.NDArrayIter, "__init__", event("make"))
+        follow(undo, mx.io.NDArrayIter, "next", event("ask"))
+    if api_of(module) == "gluon":
+        follow(undo, module.nn.Conv2D, "hybrid_forward", layer)
+    if hasattr(module, "hvd"):
+        follow(undo, module.hvd, "allreduce_", event("allreduce"))
+
+
+def watch(module, model, log, undo):
+    """Note what the model trains on, step by step and device by device, until undo closes."""
+    if api_of(module) == "tf":
         step = model.train_step
 
         def train_step(data):
             context = module.tf.distribute.get_replica_context()
-            module.tf.numpy_function(note, [context.replica_id_in_sync_group, data[0]], [])
+            module.tf.numpy_function(log.note, [context.replica_id_in_sync_group, data[0]], [])
             return step(data)
 
-        replace(model, "train_step", train_step)
+        model.train_step = train_step
+    elif api_of(module) == "gluon":
+
+        def hook(block, inputs):
+            if module.autograd.is_training():
+                with log.aside():
+                    log.note(inputs[0].context, inputs[0].asnumpy())
+
+        undo.callback(model.register_forward_pre_hook(hook).detach)
     else:
-        count = module.mx.optimizer.Optimizer._update_count
 
-        def update_count(self, index):
-            count(self, index)
-            log.updates = max(log.updates, self.num_update)
-
-        replace(module.mx.optimizer.Optimizer, "_update_count", update_count)
-        if api == "gluon":
-
-            def hook(block, inputs):
-                if module.autograd.is_training():
-                    note(inputs[0].context, inputs[0].asnumpy())
-
-            handle = model.register_forward_pre_hook(hook)
-            undo.callback(handle.detach)
-        else:
-            forward = module.mx.mod.Module.forward
-
-            def slices(self, batch, is_train=None):
-                if is_train:
+        def slices(self, batch, is_train=None):
+            if is_train:
+                with log.aside():
                     data = batch.data[0].asnumpy()
-                    for device, part in zip(self._context, self._exec_group.slices):
-                        note(f"{device} {part.start}", data[part])
-                forward(self, batch, is_train)
+                for device, part in zip(self._context, self._exec_group.slices):
+                    log.note(f"{device} {part.start}", data[part])
 
-            replace(module.mx.mod.Module, "forward", slices)
-    with undo:
-        yield log
-        if api == "tf":
-            log.updates = int(model.optimizer.iterations.numpy())
+        follow(undo, module.mx.mod.Module, "forward", slices)
 
 
-def build(module, devices, batch_size):
-    """Return the script's model; only Module has to know the batch size when it is built."""
-    parameters = inspect.signature(module.build_model).parameters
-    return module.build_model(devices, batch_size) if len(parameters) == 2 else module.build_model(devices)
+def run(module, name, given, devices):
+    """Run main() as a row of RUNS says; return the answers by name."""
+    epochs, batch_size, seed, own, constants = RUNS[name]
+    if (
+        api_of(module) == "keras"
+    ):  # it cannot build a layer that drops nothing; in float32, 1 - 1e-30 is 1: all are kept
+        constants = {key: value or 1e-30 if "DROPOUT" in key else value for key, value in constants.items()}
+    images, labels = (given[f"{name}_{what}"] for what in ("images", "labels"))
+    if batch_size == "all":
+        batch_size = len(images) // devices
+    weights = [given[f"weight{i}"] for i in range(8)]
+    if name in ("dropout", "masks"):
+        images, labels = np.repeat(images[:1], devices, 0), np.repeat(labels[:1], devices)
+        weights[5] = np.full(128, 3.0, np.float32)  # all 128 units are active
+        weights[6] /= 10  # no probability is so near 0 or 1 that its gradient vanishes
+    log, answer = Log(), {}
+    rank = module.hvd.rank() if hasattr(module, "hvd") else 0
+    with contextlib.ExitStack() as undo:
+        for key, value in constants.items():
+            undo.callback(setattr, module, key, getattr(module, key))
+            setattr(module, key, value)
+        build_model, train, evaluate = module.build_model, module.train, module.evaluate
+
+        def build(*arguments):
+            log.model = build_model(*arguments)
+            with log.aside():
+                answer["structure"] = np.array(structure(module, log.model))
+                for i, array in enumerate(get_weights(module, log.model)[0]):
+                    answer[f"initial{i}"] = array
+                if own and rank == 0:  # the other ranks must get them by broadcast
+                    set_weights(module, log.model, weights)
+            if name in ("still", "first"):
+                watch(module, log.model, log, undo)
+            listen(module, log, undo)
+            return log.model
+
+        def timed_train(*arguments):
+            log.events.append("train")
+            start = time.perf_counter()
+            seconds = train(*arguments)
+            answer["train_seconds"], answer["wall_seconds"] = seconds, time.perf_counter() - start
+            log.events.append("trained")
+            with log.aside():
+                start = time.perf_counter()
+                module.tf.test.experimental.sync_devices() if api_of(module) == "tf" else module.mx.nd.waitall()
+                answer["left_seconds"] = time.perf_counter() - start
+                for replica, arrays in enumerate(get_weights(module, log.model)):
+                    answer.update({f"trained{replica}_{i}": array for i, array in enumerate(arrays)})
+            return seconds
+
+        def listened_evaluate(*arguments):
+            log.events.append("evaluate")
+            return evaluate(*arguments)
+
+        def listened_print(*words, **options):
+            log.lines.append(" ".join(map(str, words)))
+            if log.events and log.events.count("trained") == 0:
+                log.syncs.append(log.waits)
+                log.calls.append(log.passes)
+                if name in ("dropout", "masks"):
+                    with log.aside():
+                        log.weights.append(get_weights(module, log.model)[0])
+
+        module.load_mnist = lambda data_dir: [images, labels, given["test_images"], given["test_labels"]]
+        module.build_model, module.train, module.evaluate = build, timed_train, listened_evaluate
+        module.print = listened_print
+        undo.callback(vars(module).update, build_model=build_model, train=train, evaluate=evaluate)
+        sys.argv = [
+            f"{module.__name__}.py",
+            "--epochs",
+            epochs,
+            "--batch-size",
+            batch_size,
+            "--seed",
+            seed,
+            "--device",
+            "cpu",
+        ]
+        sys.argv += ["--devices", devices] if module.__name__.endswith("_mgpu") else []
+        sys.argv = [str(word) for word in sys.argv]
+        module.main()
+    if api_of(module) == "gluon":
+        answer["hybrid"] = np.array(
+            sorted(f"{key}={value}" for key, value in log.model._flags) if log.model._active else []
+        )
+    answer["lines"] = np.array("\n".join(log.lines).splitlines())
+    answer["events"] = np.array([event if isinstance(event, str) else event[0] for event in log.events])
+    answer["clock"] = np.array([event[1] for event in log.events if not isinstance(event, str)])
+    answer["syncs"], answer["calls"] = np.array(log.syncs), np.array(log.calls)
+    if log.batches:
+        answer["batch_devices"] = np.array([device for device, _ in log.batches])
+        answer["batch_sizes"] = np.array([len(numbers) for _, numbers in log.batches])
+        answer["batch_numbers"] = np.concatenate([numbers for _, numbers in log.batches])
+    for i in range(8) if log.weights else ():
+        answer[f"path{i}"] = np.stack([weights[i], *[copy[i] for copy in log.weights]])
+    return answer
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("script")
-    parser.add_argument("input")
-    parser.add_argument("output", type=Path)
+    parser.add_argument("question")
+    parser.add_argument("answers", type=Path)
+    parser.add_argument("runs", nargs="+", choices=list(RUNS))
     parser.add_argument("--devices", type=int, default=1)
     args = parser.parse_args()
     module = load(args.script)
-    given = np.load(args.input)
-    weights = [given[f"weight{i}"] for i in range(8)]
-    answer = {}
     rank, devices = 0, args.devices
     if hasattr(module, "hvd"):
         module.hvd.init()
-        rank, devices = module.hvd.rank(), 1
-    devices = module.find_devices("cpu", devices)
-    batch_size = int(given["batch_size"])
-
-    if "initial" in given:
-        model = build(module, devices, batch_size)
-        answer["shapes"] = np.array([str(s) for s in layer_shapes(module, model)])
-        for i, array in enumerate(get_weights(module, model)[0]):
-            answer[f"initial{i}"] = array
-
-    if "steps" in given:  # full batches, no dropout: one Adam step an epoch
-        rates = module.DROPOUT_CONV, module.DROPOUT_DENSE
-        # keras-mxnet cannot build a layer that drops nothing; in float32, 1 - 1e-30 is 1: all are kept
-        module.DROPOUT_CONV = module.DROPOUT_DENSE = 1e-30 if api_of(module) == "keras" else 0.0
-        model = build(module, devices, batch_size)
-        if rank == 0:  # other ranks must get them by broadcast
-            set_weights(module, model, weights)
-        with watch(module, model) as log:
-            module.train(model, given["images"], given["labels"], int(given["steps"]), batch_size, devices)
-        answer["losses"] = np.array(log.losses)
-        answer["step_devices"] = np.array([device for device, _ in log])
-        answer["step_sizes"] = np.array([len(numbers) for _, numbers in log])
-        for replica, arrays in enumerate(get_weights(module, model)):
-            for i, array in enumerate(arrays):
-                answer[f"trained{replica}_{i}"] = array
-        module.DROPOUT_CONV, module.DROPOUT_DENSE = rates
-
-    for n in given.get("work_sizes", []):
-        size = int(given["work_batch"])
-        model = build(module, devices, size)
-        with watch(module, model) as log:
-            module.train(model, given["work_images"][:n], given["work_labels"][:n], 2, size, devices)
-        answer[f"updates{n}"] = log.updates
-        answer[f"batch_sizes{n}"] = np.array([len(numbers) for _, numbers in log])
-        answer[f"batch_numbers{n}"] = np.concatenate([numbers for _, numbers in log])
-
-    if "test_images" in given:
-        batches = given["test_batches"]
-        answer["accuracies"] = np.zeros(len(batches))
-        for i, size in enumerate(batches.tolist()):
-            model = build(module, devices, size)
-            set_weights(module, model, weights)
-            answer["accuracies"][i] = module.evaluate(model, given["test_images"], given["test_labels"], size, devices)
-
-    if "clock" in given:
-        model = build(module, devices, batch_size)
-        epochs = [0.0]
-        module.report_epoch = lambda epoch, epochs_, loss, seconds: epochs.append(seconds)
-        start = time.perf_counter()
-        seconds = module.train(model, given["images"], given["labels"], 2, batch_size, devices)
-        answer["wall_seconds"] = time.perf_counter() - start
-        answer["train_seconds"], answer["epoch_seconds"] = seconds, sum(epochs)
-        start = time.perf_counter()
-        if api_of(module) == "tf":
-            module.tf.test.experimental.sync_devices()
-        else:
-            module.mx.nd.waitall()
-        answer["left_seconds"] = time.perf_counter() - start
-
-    args.output.mkdir(exist_ok=True)
-    np.savez(args.output / f"{rank}.npz", **answer)
+        rank, devices = module.hvd.rank(), module.hvd.size()
+    answers = {}
+    for name in args.runs:
+        for key, value in run(module, name, np.load(args.question), devices).items():
+            answers[f"{name}.{key}"] = value
+    args.answers.mkdir(exist_ok=True)
+    np.savez(args.answers / f"{rank}.npz", **answers)
 
 
 if __name__ == "__main__":
