@@ -221,6 +221,8 @@ def listen(module, log, undo):
     if api_of(module) == "tf":
         tf = module.tf
         follow(undo, tf.data.Dataset, "from_tensor_slices", event("make"))
+        follow(undo, tf.data.Dataset, "prefetch", event("prefetch"))
+        follow(undo, tf.data.experimental, "enable_debug_mode", event("debug"))
         follow(undo, tf.keras.Model, "fit", event("ask"))
         follow(undo, tf.test.experimental, "sync_devices", event("wait"))
         follow(undo, type(tf.constant(0)).__mro__[1], "_numpy", wait)

@@ -24,7 +24,6 @@ WORK_IMAGES = {
 WORK_BATCH = 20  # per device
 TEST_IMAGES = 203  # neither batch size divides it, nor do two devices
 RIGHT = 120  # of them get the label that the reference predicts
-FOLDER = Path(os.environ.get("SCRIPTS_FOLDER", ROOT))  # tests/mutants.py names another
 RUNS = ["steps", "still", "dropout", "masks", "first", "again", "other"]
 FULL = [(s, 1) for s in SCRIPTS if "_mgpu" not in s] + [(s, 2) for s in SCRIPTS if "_mgpu" in s or "_hvd" in s]
 FEW = [(s, n) for s in SCRIPTS for n in (1, 3) if "_mgpu" in s] + [("mnist_mx_gluon_hvd.py", 3)]
@@ -76,7 +75,7 @@ def probe(tmp_path_factory):
         np.savez(folder / "question.npz", **material())
         python = Path(python_of(script))
         runs = RUNS if (script, devices) in FULL else ["steps", "dropout"]
-        command = [python, ROOT / "tests/probe.py", FOLDER / script, folder / "question.npz", folder, *runs]
+        command = [python, ROOT / "tests/probe.py", ROOT / script, folder / "question.npz", folder, *runs]
         if "_hvd" in script:
             launcher = [python.with_name("horovodrun"), "-np", str(devices), "-H", f"localhost:{devices}"]
             command = [*launcher, *command]
@@ -335,11 +334,20 @@ def test_compiled_once(probe, script, devices):
             assert {"static_alloc=True", "static_shape=True"} <= set(answer["again.hybrid"])
 
 
+@pytest.mark.parametrize("script, devices", [(script, n) for script, n in FULL if "_tf_" in script])
+def test_tf_data_does_not_tune_itself(probe, script, devices):
+    """The script's own prefetch stands when debug mode, which would leave it out, turns tuning off for all that follows."""
+    events = probe(script, devices)[0]["still.events"].tolist()
+    assert events.index("prefetch") < events.index("debug") < events.index("ask")
+
+
 @pytest.mark.parametrize("script, devices", FULL)
 def test_report(probe, script, devices):
     """The lines of the contract and nothing else, from rank 0 alone."""
     answers = probe(script, devices)
-    first = rf"{re.escape(script)}: (?:[a-z-]+ \d[\d.]*, )+python 3\.\d+\.\d+, {devices} x cpu, \d+ threads, batch {devices} x 20"
+    versions = r"(?:[a-z-]+ \d[\d.]*, )+python 3\.\d+\.\d+"
+    threads = len(sorted(os.sched_getaffinity(0))[:: devices if "_hvd" in script else 1])  # of rank 0
+    first = rf"{re.escape(script)}: {versions}, {devices} x cpu, {threads} threads, batch {devices} x 20"
     lines = answers[0]["other.lines"].tolist()
     assert re.fullmatch(rf"{first}, seed 43", lines[0]), lines
     for i in (1, 2):

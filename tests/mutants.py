@@ -1,0 +1,406 @@
+"""The proof of the proof: small breakages of the scripts, each of which a test must catch. Run by hand:
+
+    uv run tests/mutants.py                      # all, about half an hour on two cores
+    uv run tests/mutants.py gluon_hvd tf_keras   # those of some scripts, by what follows mnist_ or mnist_mx_
+
+Each is applied alone to a copy of the project, where the tests that can see it run. The exit status is 1 if one survives, or no
+longer applies because the script's text has changed.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 300  # seconds for the tests of one mutant; one that hangs is caught
+GLUON = ["gluon", "gluon_mgpu", "gluon_hvd", "gluon_ds", "gluon_ds_mgpu"]
+SYM, KERAS, TF = ["sym", "sym_mgpu"], ["keras", "keras_mgpu"], ["tf_keras", "tf_keras_mgpu"]
+
+# scripts, what is replaced, by what, the sentence of the definition that it breaks
+WORK = [
+    # the model
+    (["gluon"], "        nn.Dropout(DROPOUT_CONV),\n", "", "dropout 0.25 after pooling"),
+    (["gluon_ds"], "        nn.Dropout(DROPOUT_DENSE),\n", "", "dropout 0.5 before the last layer"),
+    (["sym"], "    x = mx.sym.Dropout(x, p=DROPOUT_CONV)\n", "", "dropout 0.25 after pooling"),
+    (["keras", "tf_keras"], "        Dropout(DROPOUT_CONV),\n", "", "dropout 0.25 after pooling"),
+    (
+        ["gluon_mgpu", "gluon_hvd", "sym_mgpu", "keras", "tf_keras_mgpu"],
+        "= 0.25, 0.5",
+        "= 0.5, 0.25",
+        "dropout 0.25, then 0.5",
+    ),
+    (
+        ["gluon_ds_mgpu"],
+        "nn.Dropout(DROPOUT_CONV)",
+        "nn.Dropout(DROPOUT_CONV, axes=(2, 3))",
+        "dropout of single values",
+    ),
+    (
+        ["tf_keras"],
+        "Dropout(DROPOUT_CONV)",
+        "tf.keras.layers.SpatialDropout2D(DROPOUT_CONV)",
+        "dropout of single values",
+    ),
+    (["gluon_hvd"], "        nn.MaxPool2D(2),\n", "        nn.AvgPool2D(2),\n", "max pooling"),
+    (["sym"], 'pool_type="max"', 'pool_type="avg"', "max pooling"),
+    (["gluon"], 'activation="relu"),  # flattens', 'activation="sigmoid"),  # flattens', "dense 128, ReLU"),
+    (["keras_mgpu"], 'Dense(128, activation="relu"', 'Dense(128, activation="tanh"', "dense 128, ReLU"),
+    (["tf_keras_mgpu"], 'Conv2D(64, 3, activation="relu")', "Conv2D(64, 3)", "convolution, ReLU"),
+    (["gluon_ds", "sym"], "mx.init.Xavier()", 'mx.init.Xavier(factor_type="in")', "Glorot uniform weights"),
+    (["gluon_mgpu"], "mx.init.Xavier()", "mx.init.Normal(0.05)", "Glorot uniform weights"),
+    (["keras"], "9 * (1 + 32)", "9 * 1 + 32", "Glorot uniform weights"),
+    (
+        ["tf_keras"],
+        'Dense(128, activation="relu")',
+        'Dense(128, activation="relu", kernel_initializer="he_uniform")',
+        "Glorot uniform",
+    ),
+    (
+        ["tf_keras_mgpu"],
+        'Dense(10, activation="softmax")',
+        'Dense(10, activation="softmax", bias_initializer="ones")',
+        "zero biases",
+    ),
+    (["keras"], 'Flatten("channels_last")', "Flatten()", "inputs flattened as they lie, so that all start alike"),
+    # training
+    (
+        ["gluon", "gluon_ds_mgpu", "gluon_hvd", "keras", "sym_mgpu", "tf_keras"],
+        "0.999, 1e-8",
+        "0.999, 1e-7",
+        "epsilon 1e-8",
+    ),
+    (["sym", "gluon_ds"], "0.9, 0.999, 1e-8", "0.9, 0.99, 1e-8", "beta2 0.999"),
+    (
+        ["gluon_mgpu", "gluon_ds_mgpu", "keras_mgpu", "tf_keras_mgpu"],
+        "LEARNING_RATE * len(devices)",
+        "LEARNING_RATE",
+        "linear scaling",
+    ),
+    (["sym_mgpu"], "LEARNING_RATE * len(devices)", "LEARNING_RATE", "linear scaling"),
+    (["gluon_hvd"], "LEARNING_RATE * hvd.size()", "LEARNING_RATE", "linear scaling"),
+    (["gluon_mgpu"], ', kvstore="device")', ", kvstore=None)", "gradients are averaged over the devices"),
+    (["gluon_hvd"], "hvd.DistributedTrainer(", "gluon.Trainer(", "gradients are averaged over ranks"),
+    (["gluon_hvd"], "    hvd.broadcast_parameters(model.collect_params())", "    pass", "all ranks start alike"),
+    (["keras_mgpu"], "    adam.rescale_grad = 1 / len(devices)", "    pass", "mean over the global batch"),
+    (["gluon", "gluon_ds_mgpu"], "shuffle=True", "shuffle=False", "reshuffled before every epoch"),
+    (
+        ["sym_mgpu", "gluon_mgpu"],
+        "        batches.reset()  # reshuffles\n",
+        "        batches.hard_reset()\n",
+        "reshuffled before every epoch",
+    ),
+    (TF, ".shuffle(len(images))", "", "reshuffled before every epoch"),
+    (
+        ["tf_keras"],
+        "shuffle(len(images))",
+        "shuffle(len(images), reshuffle_each_iteration=False)",
+        "reshuffled before every epoch",
+    ),
+    (KERAS, "callbacks=[ReportEpoch()])", "callbacks=[ReportEpoch()], shuffle=False)", "reshuffled before every epoch"),
+    (["gluon", "sym"], 'last_batch_handle="discard"', 'last_batch_handle="pad"', "training drops a remainder"),
+    (["gluon_ds"], 'last_batch="discard"', 'last_batch="keep"', "training drops a remainder"),
+    (["keras"], "n = len(images) // batch_size * batch_size", "n = len(images)", "training drops a remainder"),
+    (["tf_keras_mgpu"], ", drop_remainder=True", "", "training drops a remainder"),
+    (
+        ["gluon_mgpu", "sym_mgpu"],
+        "    batch_size *= len(devices)  # two devices: weak scaling",
+        "    pass  # two devices: weak scaling",
+        "batch per device",
+    ),
+    (
+        ["gluon_ds", "gluon_ds_mgpu"],
+        "return ToTensor()(mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8))",
+        "return mx.nd.array(np.stack(images)[:, np.newaxis] / 256)",
+        "pixels by / 255",
+    ),
+    (["gluon", "keras", "tf_keras"], ", 255, dtype", ", 256, dtype", "pixels by / 255"),
+    (
+        ["gluon_hvd"],
+        "images[hvd.rank() :: hvd.size()][:n], labels[hvd.rank() :: hvd.size()][:n]",
+        "images[:n], labels[:n]",
+        "every size-th image from r",
+    ),
+    # the epoch's loss
+    (
+        ["gluon", "gluon_ds", "gluon_hvd"],
+        "loss = loss_sum.asscalar() / (len(images) // batch_size)",
+        "loss = loss.mean().asscalar()",
+        "mean over all batches",
+    ),
+    (
+        ["gluon_mgpu", "gluon_ds_mgpu", "sym_mgpu"],
+        "np.mean([x.asscalar() for x in loss_sums])",
+        "np.sum([x.asscalar() for x in loss_sums])",
+        "mean over all devices",
+    ),
+    (
+        ["gluon_mgpu", "sym_mgpu"],
+        "np.mean([x.asscalar() for x in loss_sums])",
+        "loss_sums[0].asscalar()",
+        "mean over all devices",
+    ),
+    (["gluon_hvd"], '        hvd.allreduce_(loss_sum, name="loss")', "        pass", "mean over all ranks"),
+    (
+        ["sym"],
+        "(mx.nd.pick(probabilities, label) + 1e-12)",
+        "(mx.nd.pick(probabilities, label) + 0.1)",
+        "cross-entropy",
+    ),
+    (KERAS, "{logs['loss']:.4f}", "{logs['loss'] / 2:.4f}", "mean over all batches"),
+    (["tf_keras"], "{logs['loss']:.4f}", "{0.5:.4f}", "mean over all batches"),
+    # seeds
+    (
+        ["gluon", "gluon_ds", "gluon_mgpu", "gluon_ds_mgpu", *SYM],
+        "    mx.random.seed(args.seed)\n",
+        "",
+        "every generator is seeded",
+    ),
+    (["gluon", "sym"], "    np.random.seed(args.seed)\n", "", "every generator is seeded"),
+    (["gluon_ds"], "    np.random.seed(args.seed)\n", "    np.random.seed(SEED)\n", "another seed gives others"),
+    (KERAS, "    mx.random.seed(args.seed)  # here", "    pass  # here", "every generator is seeded"),
+    (KERAS, "    np.random.seed(args.seed)\n", "", "every generator is seeded"),
+    (["keras"], "(-x, x, np.random.randint(1, 2**31))", "(-x, x)", "another seed gives other weights"),
+    (TF, "    tf.keras.utils.set_random_seed(args.seed)\n", "", "every generator is seeded"),
+    (["gluon_hvd"], "args.seed + 1_000_000 * hvd.rank()", "args.seed", "the ranks' seeds differ"),
+    # two devices drop apart
+    (
+        ["tf_keras_mgpu"],
+        "        model = tf.keras.Sequential(layers)",
+        "        model = tf.keras.Sequential([type(x).from_config(x.get_config()) if isinstance(x, Dropout) else x for x in layers])",
+        "masks of its own on every device",
+    ),
+    # the host and the clock
+    (
+        ["gluon", "gluon_ds", "gluon_hvd"],
+        "loss_sum += loss.mean()",
+        "loss_sum += loss.mean().asscalar()",
+        "no synchronisation per step",
+    ),
+    (
+        ["gluon_mgpu", "gluon_ds_mgpu"],
+        "            trainer.step(batch_size)\n",
+        "            trainer.step(batch_size)\n            mx.nd.waitall()\n",
+        "no synchronisation per step",
+    ),
+    (
+        SYM,
+        "            model.update()\n",
+        "            model.update()\n            mx.nd.waitall()\n",
+        "no synchronisation per step",
+    ),
+    (
+        ["keras"],
+        "    def on_epoch_begin",
+        "    def on_batch_end(self, batch, logs=None):\n        mx.nd.waitall()\n\n    def on_epoch_begin",
+        "no synchronisation per step",
+    ),
+    (
+        ["tf_keras"],
+        "    def on_epoch_begin",
+        "    def on_train_batch_end(self, batch, logs=None):\n        float(logs['loss'])\n\n    def on_epoch_begin",
+        "no synchronisation per step",
+    ),
+    (
+        ["gluon", "gluon_mgpu", "gluon_hvd"],
+        "    model.hybridize(static_alloc=True, static_shape=True)\n",
+        "",
+        "a hybridized block",
+    ),
+    (["gluon_ds", "gluon_ds_mgpu"], "(static_alloc=True, static_shape=True)", "()", "static_alloc, static_shape"),
+    (["tf_keras_mgpu"], "jit_compile=False", "jit_compile=False, run_eagerly=True", "the framework's own fast path"),
+    (
+        ["gluon", "sym_mgpu", "keras"],
+        "    mx.nd.waitall()\n    return",
+        "    return",
+        "the clock stops with the device synchronised",
+    ),
+    (TF, "    tf.test.experimental.sync_devices()\n", "", "the clock stops with the device synchronised"),
+    (
+        ["gluon_mgpu"],
+        "        batches.reset()  # reshuffles\n",
+        "        batches.reset()  # reshuffles\n        start = time.perf_counter() if epoch == 0 else start\n        batches.next()\n        batches.reset()\n",
+        "a batch before the clock",
+    ),
+    (
+        ["gluon", "gluon_hvd"],
+        "        epoch_start = time.perf_counter()\n",
+        "        epoch_start = time.perf_counter()\n        start = epoch_start\n",
+        "the clock starts before the first epoch",
+    ),
+    (["gluon_hvd"], '    hvd.allreduce_(barrier, name="start")\n', "", "the clock starts past a barrier"),
+    (["gluon_hvd"], '    hvd.allreduce_(barrier, name="end")', "    pass", "the clock stops past a barrier"),
+    (TF, "    tf.data.experimental.enable_debug_mode()\n", "", "autotuning off"),
+    # evaluation and report
+    (
+        ["gluon", "gluon_mgpu"],
+        "for i in range(0, len(images), batch_size):",
+        "for i in range(0, len(images) - batch_size, batch_size):",
+        "all test images",
+    ),
+    (
+        ["gluon_ds", "gluon_ds_mgpu"],
+        "DataLoader(dataset, batch_size, batchify_fn=to_batch)",
+        'DataLoader(dataset, batch_size, batchify_fn=to_batch, last_batch="discard")',
+        "all test images",
+    ),
+    (
+        ["gluon", "gluon_hvd"],
+        "        logits = model(",
+        "        with autograd.train_mode():\n            logits = model(",
+        "dropout acts in training only",
+    ),
+    (["gluon_hvd"], "op=hvd.Sum, ", "", "the ranks' counts are summed"),
+    (
+        ["sym", "sym_mgpu"],
+        ".argmax(axis=1).asnumpy() == labels)",
+        ".argmax(axis=1).asnumpy()[:-3] == labels[:-3])",
+        "all test images",
+    ),
+    (["keras", "tf_keras"], ".argmax(axis=1) == labels)", ".argmax(axis=1)[:-3] == labels[:-3])", "all test images"),
+    (
+        ["tf_keras_mgpu", "keras_mgpu"],
+        "[: len(labels)].argmax(axis=1) == labels)",
+        "[1 : len(labels)].argmax(axis=1) == labels[1:])",
+        "all test images",
+    ),
+    (
+        ["gluon_hvd"],
+        "        if hvd.rank() == 0:  # Horovod: one report\n",
+        "        if True:\n",
+        "rank 0 alone reports",
+    ),
+    (["gluon_ds"], ", seed {args.seed}", "", "the seed stands in the first line"),
+    (["sym"], "accuracy: {accuracy:.4f}", "accuracy: {accuracy:.3f}", "four digits"),
+    (["keras_mgpu"], "seconds:.2f} s\\n", "seconds:.1f} s\\n", "two digits"),
+    (["gluon_ds_mgpu"], "batch {n} x", "batch 1 x", "the first line says the batch"),
+    (["tf_keras_mgpu"], "len(os.sched_getaffinity(0))", "1", "a script gets every CPU"),
+]
+DEVICES = [
+    (
+        ["gluon", "gluon_ds", "sym"],
+        'mx.cpu() if kind == "cpu" or not gpus',
+        "mx.cpu() if not gpus",
+        "--device cpu is a CPU",
+    ),
+    (
+        ["gluon_mgpu", "sym_mgpu"],
+        "gpus < count else mx.gpu(i)",
+        "gpus < 1 else mx.gpu(i)",
+        "auto: GPUs if enough are visible",
+    ),
+    (
+        ["keras", "gluon_ds"],
+        'if kind == "gpu" and not gpus:',
+        'if kind == "gpu" and gpus < 0:',
+        "gpu with too few is an error",
+    ),
+    (["tf_keras"], '"cpu" if kind == "cpu" or not gpus', '"cpu" if not gpus', "--device cpu is a CPU"),
+    (["gluon_hvd"], "mx.gpu(hvd.local_rank())", "mx.gpu(0)", "one device per rank"),
+    (["keras_mgpu"], "({i})", "(0)", "two devices are two"),
+]
+LOADER = [
+    (["gluon"], "or y.max() > 9", "or y.max() > 10", "labels 0 to 9"),
+    (["gluon"], "x.shape != (y.size, 28, 28) or ", "", "28 x 28, images and labels of the same number"),
+    (["gluon"], "np.load(path)", "np.load(path, allow_pickle=True)", "nothing is unpickled"),
+    (["gluon"], "pooch.retrieve(URL, SHA256,", "pooch.retrieve(URL, None,", "SHA-256"),
+    (["gluon"], "(OSError, ValueError) as error", "OSError as error", "one line for a wrong hash"),
+]
+USER = [
+    (
+        ["gluon_mgpu", "keras"],
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)",
+        "pass",
+        "Ctrl-C ends the process at once by the signal",
+    ),
+    (["gluon_mgpu"], "not 0 <= args.seed < 2**31", "False", "a seed below 0 ends with one line"),
+    (["tf_keras_mgpu"], "if n < 1 or", "if", "--devices 0 ends with one line"),
+]
+
+
+def script_of(name):
+    """Return the file name of a script by its short name."""
+    return f"mnist_{name}.py" if name.startswith("tf_") else f"mnist_mx_{name}.py"
+
+
+def tests_of(kind, script):
+    """Return the arguments of pytest for the tests that can see a mutant of a script."""
+    devices = 2 if "_mgpu" in script or "_hvd" in script else 1
+    return {
+        "WORK": ["tests/test_work.py", "-k", f"{script}-{devices}"],
+        "DEVICES": ["tests/test_devices.py"],
+        "LOADER": ["tests/test_loader.py"],
+        "USER": ["tests/test_user.py", "-k", f"{script} or mistakes"],
+    }[kind]
+
+
+def mutants(names):
+    """Return (kind of tests, script, old text, new text, sentence) of the scripts named, or of all."""
+    tables = {"WORK": WORK, "DEVICES": DEVICES, "LOADER": LOADER, "USER": USER}
+    found = [(kind, name, *rest) for kind, rows in tables.items() for scripts, *rest in rows for name in scripts]
+    return [(kind, script_of(name), *rest) for kind, name, *rest in found if not names or name in names]
+
+
+def try_one(folder, kind, script, old, new):
+    """Return what becomes of a mutant in a copy of the project: "caught", "survived" or "does not apply"."""
+    source = (ROOT / script).read_text()
+    if old not in source or source.replace(old, new) == source:
+        return "does not apply"
+    (folder / script).write_text(source.replace(old, new))
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-o",
+        f"cache_dir={ROOT / '.pytest_cache'}",
+        *tests_of(kind, script),
+    ]
+    environment = os.environ | {"ENVIRONMENTS_OF": str(ROOT)}  # the copy's scripts need no environments of their own
+    log = folder / "mutant.log"
+    try:
+        with log.open("w") as out:
+            done = subprocess.run(
+                command, cwd=folder, env=environment, stdout=out, stderr=out, timeout=TIMEOUT, check=False
+            )
+        status = done.returncode
+    except subprocess.TimeoutExpired:
+        status = 1
+    finally:
+        shutil.copy(ROOT / script, folder)
+    if status > 1:  # no test ran: that catches nothing
+        sys.exit(f"error: pytest ended with status {status}:\n{log.read_text()[-2000:]}")
+    return "caught" if status else "survived"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *GLUON, *SYM, *KERAS, *TF], help="all")
+    args = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "copy")
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, tracked.split("\0")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+        for kind, script, old, new, sentence in mutants(args.names):
+            start = time.monotonic()
+            results.append(try_one(folder, kind, script, old, new))
+            seconds = time.monotonic() - start
+            print(
+                f"{results[-1]:14}  {script:27}  {sentence}: {old.strip()!r} -> {new.strip()!r}  {seconds:.0f} s",
+                flush=True,
+            )
+    counts = {word: results.count(word) for word in ("caught", "survived", "does not apply")}
+    print(f"{len(results)} mutants: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+    sys.exit(counts["caught"] < len(results))
+
+
+if __name__ == "__main__":
+    main()
