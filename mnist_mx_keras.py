@@ -93,10 +93,10 @@ def to_input(images):
 
 def load_mnist(data_dir):
     """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); download if missing."""
-    path = Path(data_dir, "mnist.npz")
+    path = Path(data_dir, "mnist.npz").expanduser()
     try:
         if not path.exists():
-            pooch.retrieve(URL, SHA256, path.name, path.parent)
+            os.chmod(pooch.retrieve(URL, SHA256, path.name, path.parent), 0o644)  # pooch lets only its owner read it
     except (OSError, ValueError) as error:
         sys.exit(f"error: cannot download {URL}: {error}; use --data-dir, or draw digits with synthetic_mnist.py")
     try:
