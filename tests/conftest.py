@@ -1,16 +1,20 @@
-"""What the tests share: the scripts, their environments, stand-in digits and real MNIST."""
+"""What the tests share: the scripts, their environments, stand-in digits, real MNIST and how a mistake ends."""
 
 import functools
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in ROOT.glob("mnist_*.py"))
+ARRAYS = "x_train", "y_train", "x_test", "y_test"
+MNIST_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"  # of the four arrays' bytes
 
 # What started the tests may ignore these signals (nohup, a shell's background job): the scripts under test would inherit it
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,19 +29,46 @@ def python_of(script):
     return subprocess.run(find, check=True, capture_output=True, text=True).stdout.strip()
 
 
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """Return a folder of stand-in digits: 5,000 for training and 1,003, which nothing divides, for the test."""
-    folder = tmp_path_factory.mktemp("digits")
-    command = [sys.executable, ROOT / "synthetic_mnist.py", folder, "--train", "5000", "--test", "1003"]
+def error_line(err, alone=False):
+    """Return the one line that a mistake ends with; others may have chattered before it, unless it stands alone."""
+    lines = err.splitlines() if isinstance(err, str) else err
+    assert not any("Traceback" in line for line in lines), "\n".join(lines)
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], "\n".join(lines)
+    assert len(lines) == 1 or not alone, "\n".join(lines)
+    return lines[-1]
+
+
+def usage_error(err):
+    """Return the one line that follows the usage where argparse refuses the command line."""
+    lines = err.splitlines() if isinstance(err, str) else err
+    start = next((i for i, line in enumerate(lines) if line.startswith("usage: ")), None)
+    assert start is not None, "\n".join(lines)
+    assert all(line.startswith(" ") for line in lines[start + 1 : -1]), "\n".join(lines)  # the usage, folded
+    assert ": error: " in lines[-1], "\n".join(lines)
+    return lines[-1]
+
+
+def draw_digits(folder, train, test):
+    """Write stand-in digits into folder and return it."""
+    command = [sys.executable, ROOT / "synthetic_mnist.py", folder, "--train", str(train), "--test", str(test)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
 @pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """Return a folder of stand-in digits: 5,000 for training and 1,003, which nothing divides, for the test."""
+    return draw_digits(tmp_path_factory.mktemp("digits"), 5000, 1003)
+
+
+@pytest.fixture(scope="session")
 def mnist():
     """Return the folder of real MNIST that MNIST_DIR names; skip where it names none."""
-    folder = Path(os.environ.get("MNIST_DIR", ""))
-    if not (folder / "train-images-idx3-ubyte.gz").is_file():
-        pytest.skip("needs real MNIST: set MNIST_DIR to the folder of its four files")
-    return folder
+    path = Path(os.environ.get("MNIST_DIR", ""), "mnist.npz")
+    if not path.is_file():
+        pytest.skip("needs real MNIST: set MNIST_DIR to the folder of its mnist.npz")
+    with np.load(path) as file:
+        found = hashlib.sha256(b"".join(file[name].tobytes() for name in ARRAYS)).hexdigest()
+    if found != MNIST_SHA256:
+        pytest.skip(f"needs real MNIST: the arrays in {path} are others")
+    return path.parent

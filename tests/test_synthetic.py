@@ -1,21 +1,34 @@
 """The stand-in digits: MNIST's format, the same every time, and never in place of a file that is there."""
 
-import gzip
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
-from conftest import ROOT
+from conftest import ARRAYS, ROOT, error_line, usage_error
 
-NAMES = [f"{part}-{kind}-ubyte.gz" for part in ("t10k", "train") for kind in ("images-idx3", "labels-idx1")]
+NAME = "mnist.npz"
+
+
+def command(*arguments):
+    return [sys.executable, ROOT / "synthetic_mnist.py", *map(str, arguments)]
 
 
 def draw(*arguments):
-    command = [sys.executable, ROOT / "synthetic_mnist.py", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(*arguments), check=False, capture_output=True, text=True, timeout=120)
+
+
+def start_and_wait_for_drawing(folder):
+    """Start a drawing that takes seconds; return its process once it has begun."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command(folder), **pipes)
+    deadline = time.monotonic() + 30
+    while not os.listdir(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process
 
 
 def contents(folder):
@@ -24,29 +37,31 @@ def contents(folder):
 
 def test_format_and_sizes(tmp_path):
     done = draw(tmp_path, "--train", 300, "--test", 70)
-    assert done.returncode == 0 and "not MNIST" in done.stdout
-    assert sorted(contents(tmp_path)) == NAMES
-    for part, n in (("train", 300), ("t10k", 70)):
-        images = gzip.decompress((tmp_path / f"{part}-images-idx3-ubyte.gz").read_bytes())
-        labels = gzip.decompress((tmp_path / f"{part}-labels-idx1-ubyte.gz").read_bytes())
-        assert np.frombuffer(images[:16], ">u4").tolist() == [0x0803, n, 28, 28]
-        assert np.frombuffer(labels[:8], ">u4").tolist() == [0x0801, n]
-        assert (len(images), len(labels)) == (16 + 784 * n, 8 + n)
+    assert (done.returncode, done.stderr) == (0, "") and "not MNIST" in done.stdout
+    assert list(contents(tmp_path)) == [NAME]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o666 & ~umask  # other users may read a shared folder
+    with np.load(tmp_path / NAME) as file:
+        assert tuple(file) == ARRAYS
+        assert {file[name].dtype for name in ARRAYS} == {np.dtype("uint8")}
+        assert [file[name].shape for name in ARRAYS] == [(300, 28, 28), (300,), (70, 28, 28), (70,)]
 
 
 def test_same_seed_same_bytes_and_two_sets(tmp_path):
     for folder in ("a", "b"):
         assert draw(tmp_path / folder, "--train", 100, "--test", 100).returncode == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    train, test = (contents(tmp_path / "a")[f"{part}-images-idx3-ubyte.gz"] for part in ("train", "t10k"))
-    assert gzip.decompress(train)[16:] != gzip.decompress(test)[16:]
+    with zipfile.ZipFile(tmp_path / "a" / NAME) as file:
+        assert {member.date_time[0] for member in file.infolist()} == {1980}  # no clock in it: the same bytes tomorrow
+    with np.load(tmp_path / "a" / NAME) as file:
+        assert not np.array_equal(file["x_train"], file["x_test"])
 
 
 def test_digits_are_varied(digits):
     """All ten in about equal numbers, no two images alike, some grey and some black in every one."""
-    content = gzip.decompress((digits / "train-images-idx3-ubyte.gz").read_bytes())
-    images = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 784)
-    labels = np.frombuffer(gzip.decompress((digits / "train-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    with np.load(digits / NAME) as file:
+        images, labels = file["x_train"].reshape(-1, 784), file["y_train"]
     counts = np.bincount(labels, minlength=10)
     assert len(counts) == 10 and counts.min() > 400 and counts.max() < 600  # 500 +- 4.7 standard deviations of 21
     assert len(np.unique(images, axis=0)) == len(images)
@@ -54,51 +69,48 @@ def test_digits_are_varied(digits):
 
 
 def test_never_overwrites(tmp_path):
-    for name in NAMES:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / name).write_bytes(b"mine")
-        done = draw(folder, "--train", 10, "--test", 10)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and name in done.stderr
-        assert contents(folder) == {name: b"mine"}
+    (tmp_path / NAME).write_bytes(b"mine")
+    done = draw(tmp_path, "--train", 10, "--test", 10)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(tmp_path / NAME) in error_line(done.stderr, alone=True)
+    assert contents(tmp_path) == {NAME: b"mine"}
+
+
+def test_never_overwrites_a_link(tmp_path):
+    """Not even one to a file that is gone: it may come back."""
+    (tmp_path / NAME).symlink_to("gone")
+    done = draw(tmp_path, "--train", 10, "--test", 10)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(tmp_path / NAME) in error_line(done.stderr, alone=True)
+    assert [(path.name, path.is_symlink()) for path in tmp_path.iterdir()] == [(NAME, True)]
 
 
 def test_file_that_appears_while_drawing(tmp_path):
     """It is kept, and the digits that were drawn are not left beside it."""
-    command = [sys.executable, ROOT / "synthetic_mnist.py", tmp_path]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not os.listdir(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (tmp_path / NAMES[1]).write_bytes(b"mine")  # of the four, the last that is published
+    process = start_and_wait_for_drawing(tmp_path)
+    (tmp_path / NAME).write_bytes(b"mine")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("error: ") and err.count("\n") == 1 and NAMES[1] in err
-    assert contents(tmp_path) == {NAMES[1]: b"mine"}
+    assert NAME in error_line(err, alone=True)
+    assert contents(tmp_path) == {NAME: b"mine"}
 
 
 def test_mistakes(tmp_path):
     (tmp_path / "file").write_text("a file")
-    for arguments, status in (
-        ([tmp_path / "file"], 1),
-        ([tmp_path / "file/data"], 1),
-        (["--train", "0"], 2),
-        (["-x"], 2),
-    ):
+    for arguments in ([tmp_path / "file"], [tmp_path / "file/data"], ["--train", "0"], ["--test", "-1"]):
         done = draw(*arguments)
-        assert (done.returncode, done.stdout) == (status, "")
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        assert (done.returncode, done.stdout) == (1, ""), arguments
+        error_line(done.stderr, alone=True)
+    for arguments in (["-x"], ["--train", "ten"]):
+        done = draw(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert arguments[0] in usage_error(done.stderr)
 
 
 def test_interrupted(tmp_path):
     """Ctrl-C while drawing leaves nothing and no traceback."""
-    command = [sys.executable, ROOT / "synthetic_mnist.py", tmp_path]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not os.listdir(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = start_and_wait_for_drawing(tmp_path)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == ""
+    assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 130
     assert os.listdir(tmp_path) == []
