@@ -6,12 +6,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, python_of
+from conftest import ROOT, draw_digits, python_of
 
 SCRIPT = "mnist_mx_gluon_hvd.py"
 # Two hosts, named one and two, that end with this shell: each has its address, its name and its sshd. Runs "$@" on host one.
@@ -65,7 +64,7 @@ class Job:
         self.process = subprocess.Popen(
             [str(word) for word in command],
             cwd=folder,
-            env=os.environ | environment,
+            env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -122,21 +121,20 @@ def train(*arguments):
 @pytest.fixture(scope="session")
 def few_digits(tmp_path_factory):
     """Return a folder of 479 stand-in digits: every third from the first makes 160, from the third only 159."""
-    folder = tmp_path_factory.mktemp("few_digits")
-    command = [sys.executable, ROOT / "synthetic_mnist.py", folder, "--train", "479", "--test", "103"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder
+    return draw_digits(tmp_path_factory.mktemp("few_digits"), 479, 103)
 
 
-def check_report(job, number, batch, epochs):
-    """The job ends cleanly, after one report, from rank 0."""
+def check_report(job, number, batch, epochs, local=None):
+    """The job ends cleanly, after one report, from rank 0, whose threads are its share among the local ranks."""
     status, out, err = job.finish(timeout=120)
     assert status == 0, "\n".join(err)
     assert not any(word in line.lower() for word in ("traceback", "error", "exception") for line in err), "\n".join(err)
     assert all(line.startswith("[0]<stdout>:") for line in out), out
     out = [line.removeprefix("[0]<stdout>:") for line in out]
     versions = r"horovod \d[\d.]*, mxnet \d[\d.]*, python 3\.\d+\.\d+"
-    first = rf"{re.escape(SCRIPT)}: {versions}, {number} x (?:cpu|gpu), \d+ threads, batch {number} x {batch}"
+    threads = len(sorted(os.sched_getaffinity(0))[:: local or number])
+    settings = f"{number} x (?:cpu|gpu), {threads} threads, batch {number} x {batch}, seed 42"
+    first = rf"{re.escape(SCRIPT)}: {versions}, {settings}"
     assert re.fullmatch(first, out[0]), out
     assert len(out) == epochs + 3, out
     for i in range(1, epochs + 1):
@@ -194,10 +192,16 @@ def test_rank_killed(launch, few_digits, rank):
 
 def test_rank_that_cannot_read_its_data(launch, few_digits, tmp_path):
     """The one line of the rank that fails is there, and the other rank does not wait for it."""
-    damaged = shutil.copytree(few_digits, tmp_path / "damaged") / "train-images-idx3-ubyte.gz"
+    damaged = shutil.copytree(few_digits, tmp_path / "damaged") / "mnist.npz"
     damaged.write_bytes(damaged.read_bytes()[:5000])
     of_rank_1 = f"[ $HOROVOD_RANK = 0 ] || export MNIST_DIR={damaged.parent}; exec python {SCRIPT} --batch-size 40"
-    check_failure(launch(few_digits, *ranks(2, "sh", "-c", of_rank_1)), f"[1]<stderr>:error: {damaged}: ")
+    check_failure(launch(few_digits, *ranks(2, "sh", "-c", of_rank_1)), f"[1]<stderr>:error: cannot use {damaged}: ")
+
+
+def test_mistake_of_all_ranks(launch, few_digits):
+    """A device for every rank of the host, or an error."""
+    refused = "error: --device gpu needs 2 x gpu, MXNet sees 0; use --device cpu"
+    check_failure(launch(few_digits, *ranks(2, "env", "CUDA_VISIBLE_DEVICES=", *train("--device", "gpu"))), refused)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -220,7 +224,7 @@ def two_hosts(launch, few_digits):
 
 def test_two_hosts(launch, few_digits, two_hosts):
     hosts = "horovodrun", "-np", 2, "-H", "one:1,two:1"
-    check_report(launch(few_digits, *two_hosts, *hosts, *train("--epochs", 2, "--batch-size", 40)), 2, 40, 2)
+    check_report(launch(few_digits, *two_hosts, *hosts, *train("--epochs", 2, "--batch-size", 40)), 2, 40, 2, local=1)
 
 
 def test_rank_killed_on_the_other_host(launch, few_digits, two_hosts):

@@ -1,18 +1,20 @@
 """The scripts as a person runs them: copied alone into an empty folder, as processes, by what they print."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
-from conftest import ROOT, SCRIPTS, python_of
+from conftest import ROOT, SCRIPTS, error_line, python_of, usage_error
 
 FIRST = (
     r"{script}: (?:(?:horovod|keras|keras-mxnet|mxnet|tensorflow) \d[\d.]*, )+python 3\.\d+\.\d+, "
-    r"{devices} x (?:cpu|gpu), \d+ threads, batch {devices} x {batch}"
+    r"{devices} x (?:cpu|gpu), \d+ threads, batch {devices} x {batch}, seed {seed}"
 )
 EPOCH = r"epoch +{epoch}/{epochs}  loss \d+\.\d{{4}}  \d+\.\d\d s"
 
@@ -62,12 +64,9 @@ def finish(process, timeout=300):
     return process.returncode, out.splitlines(), err.splitlines()
 
 
-def error_line(err):
-    """Return the one line that a mistake ends with; the frameworks may have chattered before it, but no traceback."""
-    assert not any("Traceback" in line for line in err), "\n".join(err)
-    lines = [line for line in err if line.startswith("error: ")]
-    assert len(lines) == 1 and err[-1] == lines[0], "\n".join(err)
-    return lines[0]
+def check_first_line(line, script, batch, seed):
+    pattern = FIRST.format(script=re.escape(script), devices=devices_of(script), batch=batch, seed=seed)
+    assert re.fullmatch(pattern, line), line
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -79,12 +78,13 @@ def test_output_and_learning(start, digits, tmp_path, script):
     (tmp_path / "home/.keras/keras.json").write_text(settings)
     batch = 500 // devices_of(script)
     began = time.monotonic()
-    process = start(script, "--epochs", 2, "--batch-size", batch, "--data-dir", digits, HOME=str(tmp_path / "home"))
+    arguments = "--epochs", 2, "--batch-size", batch, "--data-dir", digits, "--seed", 7
+    process = start(script, *arguments, HOME=str(tmp_path / "home"))
     status, out, err = finish(process)
     elapsed = time.monotonic() - began
     assert status == 0, "\n".join(err)
     assert len(out) == 5, out
-    assert re.fullmatch(FIRST.format(script=re.escape(script), devices=devices_of(script), batch=batch), out[0]), out
+    check_first_line(out[0], script, batch, 7)
     for i in (1, 2):
         assert re.fullmatch(EPOCH.format(epoch=i, epochs=2), out[i]), out
     assert re.fullmatch(r"duration: \d+\.\d\d s", out[3]), out
@@ -106,63 +106,121 @@ def test_uv_run_in_an_empty_folder(digits, tmp_path):
     assert done.stdout.splitlines()[-1].startswith("accuracy: 0.")
 
 
-@pytest.mark.parametrize("script", ["mnist_mx_gluon_mgpu.py", "mnist_tf_keras_mgpu.py"])  # one text: test_consistency
-def test_mistakes_on_the_command_line(start, digits, script):
-    for arguments, words in (
-        (["--epochs", "0"], "--epochs"),
-        (["--epochs", "ten"], "--epochs"),
-        (["--batch-size", "-1"], "--batch-size"),
-        (["--devices", "0"], "--devices"),
-        (["--device", "tpu"], "--device"),
-        (["--colour"], "--colour"),
-        (["--data-dir", digits, "--batch-size", "2501"], "5000"),
-    ):
-        status, out, err = finish(start(script, *arguments))
-        assert status == 2, (arguments, err)
-        assert out == []
-        assert words in error_line(err)
+REFUSED = """
+import contextlib, importlib, io, json, os, sys
+script = importlib.import_module(sys.argv[1].removesuffix(".py"))
+ends = []
+for sys.argv[1:] in json.loads(sys.argv[2]):
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            script.main()
+    except SystemExit as end:
+        ends.append([end.code, out.getvalue(), err.getvalue()])
+sys.argv[1:] = []
+flags = [vars(script.parse_args())]
+os.environ["MNIST_DIR"] = "elsewhere"
+flags.append(vars(script.parse_args()))
+print(json.dumps([ends, flags], default=str))
+"""
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_too_few_gpus(start, digits, script):
-    process = start(script, "--device", "gpu", "--data-dir", digits, CUDA_VISIBLE_DEVICES="")
-    status, out, err = finish(process)
-    assert (status, out) == (1, [])
-    assert "use --device cpu" in error_line(err)
+def test_command_line(start, digits, tmp_path, script):
+    """All flags, their defaults and every mistake, in one process: a text that ends it goes to stderr, with status 1."""
+    most = 5000 // devices_of(script)
+    by_argparse = [["--epochs", "ten"], ["--batch-size", "1.5"], ["--seed", "x"], ["--device", "tpu"], ["--colour"]]
+    by_script = [["--epochs", "0"], ["--batch-size", "0"], ["--batch-size", "-1"], ["--batch-size", str(most + 1)]]
+    by_script += [["--seed", "-1"], ["--seed", str(2**31)]]
+    if devices_of(script) == 2:
+        by_argparse += [["--devices", "two"]]
+        by_script += [["--devices", "0"], ["--devices", "-1"], ["--devices", "6", "--batch-size", "834"]]
+    else:
+        by_argparse += [["--devices", "1"]]
+    data = ["--data-dir", str(digits)]
+    questions = [["--help"], *by_argparse, *([*data, *mistake] for mistake in by_script), [*data, "--device", "gpu"]]
+    shutil.copy(ROOT / script, tmp_path)
+    command = [python_of(script), "-W", "ignore", "-c", REFUSED, script, json.dumps(questions)]
+    environment = {name: value for name, value in os.environ.items() if name != "MNIST_DIR"} | {
+        "CUDA_VISIBLE_DEVICES": ""
+    }
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    ends, flags = json.loads(done.stdout.splitlines()[-1])
+    assert len(ends) == len(questions)
+
+    status, out, err = ends.pop(0)
+    assert (status, err) == (0, "")
+    uv = f"uv sync --script {script}" if "_hvd" in script else f"uv run {script}"
+    for words in ("--epochs N", "--batch-size N", "--data-dir DIR", "--device {", "--seed N", uv, f"python {script}"):
+        assert words in out
+    for mistake, (status, out, err) in zip(by_argparse, ends[: len(by_argparse)], strict=True):
+        assert (status, out) == (2, ""), mistake
+        assert mistake[0] in usage_error(err)
+    for mistake, (line, out, err) in zip([*by_script, ["--device", "gpu"]], ends[len(by_argparse) :], strict=True):
+        assert (out, err) == ("", ""), mistake
+        assert line.startswith("error: ") and len(line.splitlines()) == 1
+        assert all(word in line for word in mistake if word.startswith("--")), (mistake, line)
+        if "--batch-size" in mistake:
+            assert f"--batch-size 1 to {5000 // 6 if '6' in mistake else most}" in line
+    defaults = {"epochs": 10, "batch_size": 500, "device": "auto", "seed": 42, "data_dir": str(tmp_path / "data")}
+    defaults |= {"devices": 2} if devices_of(script) == 2 else {}
+    assert flags == [defaults, defaults | {"data_dir": "elsewhere"}]
+
+
+@pytest.mark.parametrize("script", ["mnist_mx_gluon_mgpu.py", "mnist_tf_keras_mgpu.py"])
+def test_mistakes(start, digits, script):
+    """The same as a person sees it: the exit status, and all of stdout and stderr."""
+    data = "--data-dir", digits
+    mistakes = [(1, ["--devices", "0", *data]), (1, ["--device", "gpu", *data]), (2, ["--epochs", "ten"])]
+    processes = [start(script, *arguments, CUDA_VISIBLE_DEVICES="") for _, arguments in mistakes]
+    for (expected, arguments), process in zip(mistakes, processes, strict=True):
+        status, out, err = finish(process)
+        assert (status, out) == (expected, []), (arguments, err)
+        assert arguments[0] in (error_line(err) if expected == 1 else usage_error(err))
 
 
 def test_data_that_cannot_be_had(start, tmp_path):
-    """Without network the one line names both mirrors and both ways out."""
+    """Without network the one line names the address and both ways out; pooch's words are on stderr."""
     nowhere = "http://127.0.0.1:9"
     process = start("mnist_mx_gluon.py", https_proxy=nowhere, HTTPS_PROXY=nowhere)
     status, out, err = finish(process)
     assert (status, out) == (1, [])
     line = error_line(err)
-    for word in ("storage.googleapis.com", "ossci-datasets", "--data-dir", "synthetic_mnist.py"):
+    address = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+    for word in (f"error: cannot download {address}: ", "--data-dir", "synthetic_mnist.py"):
         assert word in line
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_interrupt_while_training(start, digits, script):
-    """Ctrl-C ends a run at once with status 130; finish sees to it that no worker is left."""
+    """Ctrl-C ends a run at once by the signal itself; finish sees to it that no worker is left."""
     process = start(script, "--epochs", 99, "--data-dir", digits)
-    assert process.stdout.readline().startswith(script)
+    check_first_line(process.stdout.readline().rstrip("\n"), script, 500, 42)
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     status, _, err = finish(process, timeout=60)
-    assert status == 130
+    assert status == -signal.SIGINT
     assert time.monotonic() - began < 5
     assert not any("Traceback" in line for line in err), "\n".join(err)
 
 
 @pytest.mark.parametrize("script", ["mnist_mx_gluon.py", "mnist_tf_keras.py"])
 def test_interrupt_while_importing(start, script):
+    """Once the framework's library is being loaded, which takes seconds."""
     process = start(script)
-    time.sleep(1)
+    deadline = time.monotonic() + 60
+    library = "libmxnet" if "_mx_" in script else "libtensorflow"
+    while library not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     status, out, err = finish(process, timeout=60)
-    assert (status, out) == (130, [])
+    assert (status, out) == (-signal.SIGINT, [])
     assert not any("Traceback" in line for line in err), "\n".join(err)
 
 
