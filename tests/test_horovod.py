@@ -200,8 +200,9 @@ def test_rank_that_cannot_read_its_data(launch, few_digits, tmp_path):
 
 def test_mistake_of_all_ranks(launch, few_digits):
     """A device for every rank of the host, or an error."""
-    refused = "error: --device gpu needs 2 x gpu, MXNet sees 0; use --device cpu"
-    check_failure(launch(few_digits, *ranks(2, "env", "CUDA_VISIBLE_DEVICES=", *train("--device", "gpu"))), refused)
+    arguments = "--device", "gpu", "--batch-size", 40
+    job = launch(few_digits, *ranks(2, "env", "CUDA_VISIBLE_DEVICES=", *train(*arguments)))
+    check_failure(job, "error: --device gpu needs 2 x gpu, MXNet sees 0; use --device cpu")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
