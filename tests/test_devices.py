@@ -23,12 +23,18 @@ PROGRAM = """
 import importlib, json, os, sys
 
 sys.path.insert(0, sys.argv[1])
-answers = []
+user = os.environ.get("OMP_NUM_THREADS")
+answers, threads = [], {}
 for name, kind, gpus, count, rank in json.loads(sys.argv[2]):
-    script = importlib.import_module(name.removesuffix(".py"))
+    if name not in threads:  # the scripts before it have set it too
+        os.environ.pop("OMP_NUM_THREADS", None)
+        os.environ |= {"OMP_NUM_THREADS": user} if user else {}
+        script = importlib.import_module(name.removesuffix(".py"))
+        threads[name] = {os.environ["OMP_NUM_THREADS"]}
     hidden = []
     if "_tf_" in name:
         config = script.tf.config
+        config.threading.set_intra_op_parallelism_threads(0)
         cpus = config.list_physical_devices("CPU")
         config.list_physical_devices = lambda kind: cpus if kind == "CPU" else ["a GPU"] * gpus
         config.set_visible_devices = lambda devices, kind: hidden.append(kind) if devices == [] else None
@@ -41,14 +47,13 @@ for name, kind, gpus, count, rank in json.loads(sys.argv[2]):
         answers.append([str(device) for device in (found if isinstance(found, list) else [found])])
     except SystemExit as end:
         answers.append(end.code)
-    if "_tf_" in name and gpus and "gpu" not in str(answers[-1]):
-        answers[-1] += hidden
-threads = os.environ["OMP_NUM_THREADS"]
-if "_tf_" in name:  # the choice sets the threads too, and makes several devices of one CPU
-    threads = str(config.threading.get_intra_op_parallelism_threads())
+    if "_tf_" in name and "error" not in answers[-1]:  # the choice sets the threads too
+        answers[-1] += hidden if gpus else []
+        threads[name].add(str(config.threading.get_intra_op_parallelism_threads()))
+if "_tf_" in name:  # one CPU stands for several devices
     script.find_devices("cpu", 3)
     assert [device.name for device in config.list_logical_devices("CPU")] == [f"/device:CPU:{i}" for i in range(3)]
-print(json.dumps([answers, threads]))
+print(json.dumps([answers, {name: sorted(found) for name, found in threads.items()}]))
 """
 
 
@@ -61,7 +66,7 @@ def cases(script):
 
 @functools.cache
 def answers(number, threads=None):
-    """Return a group's answers by script and question, and its number of threads; threads is what the user set."""
+    """Return a group's answers by script and question, and its scripts' numbers of threads; threads is what the user set."""
     questions = [(script, *case) for script in GROUPS[number] for case in cases(script)]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment |= {"OMP_NUM_THREADS": threads} if threads else {}
@@ -99,5 +104,6 @@ def test_choice(script):
 @pytest.mark.parametrize("number", range(len(GROUPS)))
 def test_threads(number):
     """Every CPU that the process may use, unless the user says otherwise."""
-    assert answers(number)[1] == str(len(os.sched_getaffinity(0)))
-    assert answers(number, "3")[1] == "3"
+    cpus = str(len(os.sched_getaffinity(0)))
+    assert answers(number)[1] == {script: [cpus] for script in GROUPS[number]}
+    assert answers(number, "3")[1] == {script: ["3"] for script in GROUPS[number]}
