@@ -177,8 +177,8 @@ def main():
     if args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
     device = find_device(args.device)
-    versions = f"horovod {horovod.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     where = f"{n} x {device.device_type}, {os.environ['OMP_NUM_THREADS']} threads, batch {n} x {args.batch_size}"
+    versions = f"horovod {horovod.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     if hvd.rank() == 0:  # Horovod: one report
         print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
     seed = args.seed + 1_000_000 * hvd.rank()  # Horovod: every rank shuffles and drops differently

@@ -137,8 +137,8 @@ def main():
     if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
     device = find_device(args.device)
-    versions = f"keras-mxnet {keras.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     where = f"1 x {device[:3]}, {os.environ['OMP_NUM_THREADS']} threads, batch 1 x {args.batch_size}"
+    versions = f"keras-mxnet {keras.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
     np.random.seed(args.seed)
     model = build_model(device)

@@ -118,10 +118,10 @@ def load_mnist(data_dir):
     return arrays
 
 
-def find_devices(kind, count):
+def find_devices(kind, count):  # two devices: or more
     """Return the names of count MXNet contexts; kind is "cpu", "gpu", or "auto": GPUs if enough, else CPU."""
     gpus = mx.context.num_gpus()
-    if kind == "gpu" and gpus < count:
+    if kind == "gpu" and gpus < count:  # two devices: all or none
         sys.exit(f"error: --device gpu needs {count} x gpu, MXNet sees {gpus}; use --device cpu")
     return [f"{'cpu' if kind == 'cpu' or gpus < count else 'gpu'}({i})" for i in range(count)]
 
@@ -148,8 +148,8 @@ def main():
     if n < 1 or args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs and --devices 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
     devices = find_devices(args.device, n)
-    versions = f"keras-mxnet {keras.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     where = f"{n} x {devices[0][:3]}, {os.environ['OMP_NUM_THREADS']} threads, batch {n} x {args.batch_size}"
+    versions = f"keras-mxnet {keras.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
     np.random.seed(args.seed)
     model = build_model(devices)

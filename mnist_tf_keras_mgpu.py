@@ -114,13 +114,13 @@ def load_mnist(data_dir):
     return arrays
 
 
-def find_devices(kind, count):
+def find_devices(kind, count):  # two devices: or more
     """Return the names of count TensorFlow devices; kind is "cpu", "gpu", or "auto": GPUs if enough, else CPU."""
     gpus = tf.config.list_physical_devices("GPU")
-    if kind == "gpu" and len(gpus) < count:
+    if kind == "gpu" and len(gpus) < count:  # two devices: all or none
         sys.exit(f"error: --device gpu needs {count} x gpu, TensorFlow sees {len(gpus)}; use --device cpu")
     tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if kind == "cpu" or len(gpus) < count:
+    if kind == "cpu" or len(gpus) < count:  # two devices: all or none
         tf.config.set_visible_devices([], "GPU")
         logical = [tf.config.LogicalDeviceConfiguration()] * count  # two devices: one CPU stands for several
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
@@ -150,8 +150,8 @@ def main():
     if n < 1 or args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs and --devices 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
     devices = find_devices(args.device, n)
-    versions = f"tensorflow {tf.__version__}, keras {tf.keras.__version__}, python {sys.version.split()[0]}"
     where = f"{n} x {devices[0][:3]}, {os.environ['OMP_NUM_THREADS']} threads, batch {n} x {args.batch_size}"
+    versions = f"tensorflow {tf.__version__}, keras {tf.keras.__version__}, python {sys.version.split()[0]}"
     print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
     tf.keras.utils.set_random_seed(args.seed)
     model = build_model(devices)

@@ -431,14 +431,12 @@ def test_download(tmp_path, serve):
     assert [path.read_bytes() for path in (tmp_path / "new" / "data").iterdir()] == [GOOD]
 
 
-@pytest.mark.xfail(strict=True, reason="pooch leaves it to its owner alone")
 def test_others_may_read_a_download(tmp_path, serve):
     """The next user of a shared folder finds the file, and can use it."""
     assert load(tmp_path, url=serve(whole))[0] == 0
     assert (tmp_path / NAME).stat().st_mode & 0o444 == 0o444
 
 
-@pytest.mark.xfail(strict=True, reason="pooch expands the tilde, np.load does not")
 def test_home_folder(tmp_path, serve, monkeypatch):
     """MNIST_DIR=~/data of a file of settings, which no shell expands, is one folder for the download and the reading."""
     monkeypatch.setenv("HOME", str(tmp_path))
