@@ -1,758 +1,481 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["matplotlib==3.11.2", "psutil==7.2.2", "pyperf==2.10.0", "rich==15.0.0"]
+# dependencies = ["matplotlib==3.11.2", "numpy==2.4.6", "psutil==7.2.2", "pyperf==2.10.0", "scipy==1.17.1", "tabulate==0.10.0"]
 # ///
-"""Run the MNIST scripts, print the table of their results, draw it and keep it as a pyperf file.
+"""Run the MNIST scripts, keep what they print in a pyperf file, and have report.py show it.
 
-    uv run benchmark.py                                     # all scripts, 10 epochs: more than an hour on two cores
-    uv run benchmark.py --epochs 1                          # the quick look: minutes
-    uv run benchmark.py --repeats 3 --output results/x.json # three rounds; once more with the same file adds to it
-    uv run benchmark.py mnist_mx_gluon.py mnist_mx_gluon_mgpu.py
-    uv run benchmark.py --report results/x.json --readme    # run nothing: table, plot and README from the file
-    uv run benchmark.py --report new.json --compare old.json --fail-above 5
+    uv run benchmark.py                                       # all but PyTorch's, 10 epochs: more than an hour on two cores
+    uv run benchmark.py --epochs 1                            # the quick look: minutes
+    uv run benchmark.py --repeats 3 --output results/x.json   # three rounds; started again it completes what is missing
+    uv run benchmark.py --device gpu --python mx=PATH/bin/python --python tf=PATH/bin/python mnist_mx_gluon.py ...
 
-Every run is a process of its own in the script's own environment, which uv makes on first use. The result file is read by
-`pyperf stats`, `compare_to`, `metadata` and `hist` too: one benchmark per script, one run per process, in seconds.
+Every run is a process of its own in the script's own environment, which uv makes on first use. Round r gives the scripts
+the seed 42 + r - 1 and draws their order anew. `uv run report.py FILE` shows a file again and compares two.
 """
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below: no traceback
 
 import argparse
 import collections
 import contextlib
 import ctypes
 import datetime
-import gzip
+import fcntl
 import hashlib
-import io
-import itertools
-import math
+import logging
 import os
 import platform
+import random
 import re
-import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import zlib
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyperf
-from pyperf._utils import is_significant  # the test of `pyperf compare_to`, which has no public name; pyperf is pinned
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-EPOCHS = 10
-BATCH_SIZE = 500  # images per device and step
-DEVICES = 2  # of a parallel script
+EPOCHS, BATCH_SIZE, DEVICES = 10, 500, 2  # images per device and step; devices of a parallel script
+SEED = 42  # of the first round
 TIMEOUT = 7200  # seconds for one run
+IDLE, IDLE_WAIT = 0.1, 60  # of the CPUs may be busy when a run begins; seconds, at most, to wait for that
+SGEMM_SECONDS = 2
+SAME = {"sgemm_gflops": 1.3, "memory_gib": 1.05}  # ratios up to which it is the same machine
 GRACE = 10  # seconds between asking a process to end and killing it; horovodrun needs up to 5 to end its ranks
-LOG_LINES = 15  # of a failed run's log are shown
+ANSWER, DOWNLOAD = 30, 3600  # seconds for a small command, and for one environment or MNIST
+MAX_LINES = 200_000  # of a script's stdout are read
+EPOCH_FLOP, EFFICIENCY = 60_000 * 72e6, 0.5  # of an epoch; of SGEMM's speed, over eleven scripts: to estimate the time
 HERE = Path(__file__).resolve().parent
-README = HERE / "README.md"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-MNIST = {  # file: SHA-256
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
-STAND_IN = "stand-in"  # folder below the data's
-HEADER = re.compile(
-    r"(?P<script>\S+): (?P<versions>(?:[^\s,]+ [^\s,]+, )+python [^\s,]+), (?P<devices>[1-9]\d*) x (?P<device>cpu|gpu), "
-    r"(?P<threads>\d+) threads, batch (?P<per>\d+) x (?P<batch_size>\d+)"
+MNIST = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"  # SHA-256 of its four arrays
+MARK = "MNIST_BENCHMARK"  # the variable by which a run's processes are known
+ENVIRONMENTS = {"mx": "MXNet 0.4 GB", "tf": "TensorFlow 1.5 GB", "torch": "PyTorch 5.2 GB"}  # by mnist_NAME_...
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+LOSS = re.compile(r"epoch +(\d+)/(\d+)  loss (\d+\.\d{4})  (\d+\.\d\d) s")
+OUTPUT = re.compile(
+    r"(?P<script>.+?): (?P<versions>(?:[^\s,]+ [^\s,]+, )+python [^\s,]+), (?P<devices>[1-9]\d*) x (?P<device>cpu|gpu), "
+    r"(?P<threads>\d+) threads, batch (?P<per>\d+) x (?P<batch_size>\d+), seed (?P<seed>\d+)\n"
+    rf"(?P<epochs>(?:{LOSS.pattern}\n)+)duration: (?P<duration>\d+\.\d\d) s\naccuracy: (?P<accuracy>[01]\.\d{{4}})"
 )
-EPOCH = re.compile(r"epoch +(\d+)/(\d+)  loss (\d+\.\d{4})  (\d+\.\d\d) s")
-RESULT = re.compile(r"duration: (\d+\.\d\d) s\naccuracy: ([01]\.\d{4})")
 # what must be the same for all runs in one file, and for all runs of a script
-MACHINE = "hostname", "cpu_model_name", "cpu_count", "cpus_used", "memory", "gpu", "gpu_driver", "platform", "os"
-SETTINGS = "epochs", "batch_size", "omp_num_threads", "data", "train_images", *(f"sha256 {name}" for name in MNIST)
+CPU = {"cpu_family": "CPU family", "cpu_model": "Model", "cpu_stepping": "Stepping", "cpu_flags": "Flags"}
+CPU |= {f"cpu_{name.lower()}": f"{name} cache" for name in ("L1d", "L1i", "L2", "L3")}  # as lscpu has it
+MACHINE = "hostname", "cpu_model_name", *CPU, "cpu_count", "cpus_used", "gpu", "gpu_driver", "platform", "os", *SAME
+SETTINGS = "epochs", "batch_size", "environment", "data", "data_sha256"
 SCRIPT = "sha256", "devices", "device", "threads", "python_version"
-SAME_WORK = "devices", "device", "threads"  # of a script, in two files to be compared
+TUNING = re.compile(r"(OMP|OPENBLAS|MKL|KMP|GOMP|DNNL|ONEDNN|MXNET|TF|XLA|TORCH|CUDA|NCCL|MALLOC)_|LD_PRELOAD$")
+say = logging.info  # to stderr, as stdout is for the report; if that is closed or full, it does not matter
 
 
-# -- the scripts and what they need --
+def kind(script):
+    """Return which environment a script needs: the part of its name after mnist_."""
+    return f"{script.stem}__".split("_")[1]
 
 
-def find_scripts(names):
-    """Return the paths of the scripts named, all mnist_*.py beside this file if none is."""
-    scripts = [next((path for path in (Path(name), HERE / name) if path.is_file()), None) for name in names]
-    if None in scripts:
-        fail(f"no such script: {names[scripts.index(None)]}", 2)
-    scripts = [script.resolve() for script in scripts] or sorted(HERE.glob("mnist_*.py"))
-    if len({script.name for script in scripts}) < len(scripts):
-        fail("two scripts have the same name", 2)
-    return scripts
-
-
-def find_python(script, args):
-    """Return the interpreter for a script: the one named on the command line, or of its own environment made by uv.
-
-    Raises RuntimeError with what uv says if it cannot make it.
-    """
-    given = args.mx_python if "_mx_" in script.name else args.tf_python if "_tf_" in script.name else None
-    if given:
-        return str(given.absolute())  # not resolved: the link's place is the environment
-    found = "nothing"
-    for command in ["uv", "sync", "--quiet"], ["uv", "python", "find"]:
-        status, found, errors = ask(*command, "--script", script)
-        if status == 127:
-            fail(f"{errors}; install uv, or use --mx-python and --tf-python")
-        if status:
-            raise RuntimeError(errors)
-    return found
+def find_pythons(scripts, args, failures):
+    """Return the interpreter of every script: the one given, or of the environment that uv makes for it."""
+    pythons = {path: str(args.python[kind(path)].absolute()) for path in scripts if kind(path) in args.python}
+    for script in (path for path in scripts if path not in pythons):
+        say(f"environment of {script.name}")
+        for mode in [], ["--offline"]:  # without network, uv's cache may do
+            status, _, reason = ask("uv", "sync", "--quiet", *mode, "--script", script, timeout=DOWNLOAD)
+            if status in (124, 127):
+                sys.exit(f"error: {reason}: install uv, or name the interpreters by --python")
+            if not status:
+                pythons[script] = ask("uv", "python", "find", "--script", script)[1]
+                break
+        else:
+            failures[script.name] = f"uv cannot make its environment: {reason}"
+    if not pythons:
+        sys.exit(f"error: {failures[script.name]}\nwithout network, name other interpreters: --python mx=PATH")
+    return pythons
 
 
 def find_data(folder, script, python):
-    """Return the folder of the data: the one named, MNIST fetched if need be, or stand-in digits below it."""
-    if all((folder / name).is_file() for name in MNIST):
-        return folder
-    say(f"fetching MNIST into {folder}")
-    program = "import runpy, sys; runpy.run_path(sys.argv[1])['load_mnist'](sys.argv[2])"
-    status, _, errors = ask(python, "-c", program, script, folder)
-    if not status:
-        return folder
-    reason = errors.splitlines()[-1].removeprefix("error: ") if errors else f"exit status {status}"
-    if "error: cannot download" not in errors:
-        fail(f"cannot get MNIST: {reason}")
-    say(f"\nWARNING: {reason}\nWARNING: going on with stand-in digits, not MNIST: the accuracies mean nothing\n")
-    folder = folder / STAND_IN
-    if not all((folder / name).is_file() for name in MNIST):
-        status, _, errors = ask(python, HERE / "synthetic_mnist.py", folder)
+    """Return the folder of the data and what the file says of it: MNIST, fetched if need be, or stand-in digits."""
+    if not (folder / "mnist.npz").is_file():
+        say(f"fetching MNIST into {folder}")
+        program = "import runpy, sys; runpy.run_path(sys.argv[1])['load_mnist'](sys.argv[2])"
+        status, _, reason = ask(python, "-c", program, script, folder, timeout=DOWNLOAD)
+        if status and not reason.startswith("cannot download"):
+            sys.exit(f"error: cannot get MNIST: {reason}")
         if status:
-            say(errors)
-            fail("cannot draw stand-in digits with synthetic_mnist.py")
-    return folder
-
-
-def describe_data(folder):
-    """Return what the result file says of the data: what it is, its number of training images, its files' SHA-256."""
+            say(f"WARNING: {reason}\nWARNING: going on with stand-in digits, not MNIST: the accuracies mean nothing")
+            folder /= "stand-in"
+            if (
+                not (folder / "mnist.npz").is_file()
+                and ask(python, HERE / "synthetic_mnist.py", folder, timeout=600)[0]
+            ):
+                sys.exit(f"error: synthetic_mnist.py cannot draw stand-in digits into {folder}")
     try:
-        found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MNIST}
-        with gzip.open(folder / "train-labels-idx1-ubyte.gz") as labels:
-            images = int.from_bytes(labels.read(8)[4:])  # IDX: the number of items follows the magic number
-    except (OSError, EOFError, zlib.error) as error:
-        fail(f"cannot read the data in {folder}: {error}")
-    data = "MNIST" if found == MNIST else f"not the published MNIST: {images:,} training images"
-    if folder.name == STAND_IN:
-        data = "stand-in digits, not MNIST"
-    return {"data": data, "train_images": images} | {f"sha256 {name}": value for name, value in found.items()}
+        with np.load(folder / "mnist.npz") as file:
+            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+        found = {"data_sha256": hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()}
+        found |= {"train_images": len(arrays[1]), "test_images": len(arrays[3]), "data": "MNIST"}
+    except Exception as error:  # noqa: BLE001 - what a damaged file raises depends on where it is damaged
+        sys.exit(f"error: cannot use {folder / 'mnist.npz'}: {error!r:.200}")
+    if found["data_sha256"] != MNIST:
+        found["data"] = "stand-in digits, not MNIST" if folder.name == "stand-in" else "not MNIST"
+    return folder, found
 
 
 def describe_machine():
-    """Return what the result file says of hardware and system, mostly by pyperf."""
-    # pyperf's platform names the libc of its own Python, which need not be the scripts'
-    machine = {"platform": f"{platform.system()}-{platform.release()}-{platform.machine()}", "os": platform.system()}
+    """Return what the result file says of hardware and system; nothing that another boot changes."""
+    # the rest of what pyperf finds tells of this process and its Python, not of the script's
+    kept = "hostname", "cpu_model_name", "cpu_count", "cpu_config", "perf_version"
+    machine = {name: value for name, value in pyperf.Run([1.0]).get_metadata().items() if name in kept}
+    machine |= {"platform": f"{platform.system()}-{platform.release()}-{platform.machine()}", "os": platform.system()}
     with contextlib.suppress(OSError):
         machine["os"] = platform.freedesktop_os_release()["PRETTY_NAME"]
-    query = "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"
-    gpus = [line.split(", ") for line in ask(*query)[1].splitlines() if ", " in line]
-    names = collections.Counter(name for name, _ in gpus)
-    machine["gpu"] = ", ".join(f"{count} x {name}" for name, count in names.items()) or "none"
-    machine["gpu_driver"] = gpus[0][1] if gpus else "none"
-    machine["memory"] = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
-    machine["cpus_used"] = len(os.sched_getaffinity(0))
-    _, commit, _ = ask("git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    machine |= {"git_commit": commit} if commit else {}
-    # the rest of what pyperf finds tells of this process and its Python, not of the script's
-    kept = "hostname", "cpu_model_name", "cpu_machine", "cpu_count", "cpu_config"
-    return {name: value for name, value in pyperf.Run([1.0]).get_metadata().items() if name in kept} | machine
+    lscpu = dict(re.findall(r"(?m)^ *([^:\n]+): +(.*)$", ask("lscpu", env=os.environ | {"LC_ALL": "C"})[1]))
+    machine |= {key: " ".join(sorted(lscpu.get(name, "unknown").split())) for key, name in CPU.items()}
+    status, out, errors = ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    if status == 124:
+        say(f"WARNING: {errors}: going on as if there were no GPU")
+    gpus = [line.rsplit(", ", 1) for line in out.splitlines() if ", " in line and not status]  # a name may have commas
+    counts = collections.Counter(name for name, _ in gpus)
+    machine["gpu"] = ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none"
+    tuning = " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if TUNING.match(name))
+    machine |= {"gpu_driver": gpus[0][1] if gpus else "none", "environment": tuning or "nothing set"}
+    return machine | {"cpus_used": len(os.sched_getaffinity(0)), "memory_gib": psutil.virtual_memory().total / 2**30}
 
 
-# -- the runs --
-
-
-def is_parallel(name):
-    """Return whether a script by its name uses several devices."""
-    return "_mgpu" in name or "_hvd" in name
-
-
-def make_command(script, python, args):
-    """Return the command line of one run."""
-    command = [python, str(script), "--epochs", str(args.epochs), "--batch-size", str(args.batch_size)]
-    command += ["--data-dir", str(args.data_dir), "--device", args.device]
-    n = str(args.devices)
-    if "_hvd" in script.name:
-        return [str(Path(python).with_name("horovodrun")), "-np", n, "-H", f"localhost:{n}", *command]
-    return command + (["--devices", n] if is_parallel(script.name) else [])
-
-
-def run(command, timeout, log):
-    """Yield the lines a command prints to stdout, log all it prints; RuntimeError says why it failed.
-
-    When this ends, or is closed, no process of the run is left.
-    """
-    out_of_time = threading.Event()
-    timer = threading.Timer(timeout, lambda: (out_of_time.set(), stop_children()))
-    timer.daemon = True
-    # horovodrun looks for its helpers in PATH
-    environment = os.environ | {"PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    # a session of its own: Ctrl-C is for this process, which then ends the others in order
-    options = {"env": environment, "text": True, "errors": "replace", "start_new_session": True}
-    try:
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
-        process = subprocess.Popen(command, **pipes, **options)
-        timer.start()
-        with process.stdout:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                yield re.sub(r"^\[\d+\]<stdout>:", "", line.rstrip("\n"))  # horovodrun's prefix
-        status = process.wait()
-    except OSError as error:
-        raise RuntimeError(f"cannot start {command[0]}: {error.strerror}") from None
-    finally:
-        timer.cancel()
-        if timer.is_alive():  # it is ending the processes: let it, lest it ends those of the next run
-            timer.join()
-        stop_children()
-    if out_of_time.is_set():
-        raise RuntimeError(f"not done after --timeout {timeout} s")
-    if status:
-        raise RuntimeError(f"exit status {status}")
-
-
-def stop_children():
-    """End all processes that came from this one: ask, wait, kill. Those who lost their parents are our children too."""
-    children = psutil.Process().children()
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            # horovodrun ends its ranks, which have sessions of their own, if it is asked and not killed
-            os.killpg(child.pid, signal.SIGTERM) if os.getpgid(child.pid) == child.pid else child.terminate()
-    psutil.wait_procs(children, GRACE)
-    while rest := psutil.Process().children(recursive=True):
-        for child in rest:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        psutil.wait_procs(rest, 1)
-
-
-def read_header(line, name, args):
-    """Return what the first line of a script says as metadata; RuntimeError if it is not as agreed."""
-    found = HEADER.fullmatch(line)
-    n = args.devices if is_parallel(name) else 1
-    expected = {"script": name, "devices": f"{n}", "per": f"{n}", "batch_size": f"{args.batch_size}"}
-    if not found or not expected.items() <= found.groupdict().items():
-        raise RuntimeError(f"malformed first line: {line!r}")
-    versions = dict(item.split(" ") for item in found["versions"].split(", "))
-    metadata = {"devices": n, "device": found["device"], "threads": int(found["threads"])}
-    return metadata | {f"{package}_version": version for package, version in versions.items()}
-
-
-def read_results(lines, epochs, elapsed):
-    """Return the duration in seconds and the metadata of the lines after the first; elapsed: seconds of the process."""
-    found = [EPOCH.fullmatch(line) for line in lines[:epochs]]
-    result = RESULT.fullmatch("\n".join(lines[epochs:]))
-    numbers = [(int(line[1]), int(line[2])) for line in found if line]
-    if not result or numbers != [(i + 1, epochs) for i in range(epochs)]:
-        raise RuntimeError(f"malformed output: {lines!r}")
-    duration, accuracy, seconds = float(result[1]), float(result[2]), [float(line[4]) for line in found]
-    # each printed figure is rounded to 0.01
-    if not 0 < duration <= elapsed or sum(seconds) > duration + 0.01 * (epochs + 1) or accuracy > 1:
-        raise RuntimeError(f"impossible figures in {elapsed:.2f} s: {lines!r}")
-    metadata = {"accuracy": accuracy, "duration": elapsed}  # pyperf: duration is of the whole process
-    metadata["epoch_seconds"] = " ".join(line[4] for line in found)
-    return duration, metadata | {"epoch_losses": " ".join(line[3] for line in found)}
-
-
-def packages(metadata):
-    """Return the frameworks' versions in a run's metadata."""
-    names = [name for name in metadata if name.endswith("_version") and name not in ("perf_version", "python_version")]
-    return {name: metadata[name] for name in names}
+def measure_sgemm():
+    """Return the speed of NumPy's SGEMM in GFLOP/s: the fastest of two seconds, which a short disturbance leaves alone."""
+    matrix, best, end = np.ones((1024, 1024), np.float32), 9e9, time.perf_counter() + SGEMM_SECONDS
+    while (began := time.perf_counter()) < end:
+        matrix @ matrix
+        best = min(best, time.perf_counter() - began)
+    return round(2 * 1024**3 / best / 1e9, 1)
 
 
 def check_same(benches, new, path):
     """Raise RuntimeError if a run with the metadata new must not be in one file with the benchmarks there."""
     for old in (bench.get_runs()[0].get_metadata() for bench in benches.values()):
-        checked = [*MACHINE, *SETTINGS, *packages(old)]
-        if old["name"] == new.get("name"):
-            checked += SCRIPT
-        elif "devices" in new:
-            checked += ["devices"] if min(old["devices"], new["devices"]) > 1 else []
-            checked += ["device"] if old["devices"] == new["devices"] else []
-        for key in checked:
-            if key in old and key in new and old[key] != new[key]:
-                what = f"{key} of {new.get('name', 'this benchmark')} is {new[key]} here, {old[key]} there"
-                raise RuntimeError(f"cannot add to {path}: {what}; name another --output")
+        checked = [*MACHINE, *SETTINGS, *(key for key in old if key.endswith("_version") and key != "python_version")]
+        checked += SCRIPT if old["name"] == new.get("name") else ()
+        checked += ["devices"] if min(old["devices"], new.get("devices", 1)) > 1 else []
+        for key in (key for key in checked if key in new and key in old):
+            here, there, ratio = new[key], old[key], SAME.get(key)
+            if not 1 / ratio < here / there < ratio if ratio else here != there:
+                what = f"{key} of {new.get('name', 'this machine')} is {here} here, {there} there"
+                raise RuntimeError(f"cannot add to {path}: {what[:300]}; name another --output")
 
 
-def refuse_other(benches, new, path):
-    """End the program where check_same raises RuntimeError: nothing has run yet."""
+def run(command, timeout, log):
+    """Run a command; return the lines of its stdout and what it used. RuntimeError says why it failed.
+
+    The end of what it prints is put into log. Afterwards no process of the run is left.
+    """
+    # horovodrun looks for its helpers in PATH
+    environment = os.environ | {"PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    environment[MARK] = f"{os.getpid()} {psutil.Process().create_time()}"
+    # a session of its own: Ctrl-C is for this process, which then ends the others in order
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, "start_new_session": True}
+    options["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if this is killed
+    lines, peak, before, began = [], 0, cpu_clock(), time.perf_counter()
+
+    def read(pipe):
+        while line := pipe.readline(10_000):
+            log.append(line.decode(errors="replace").rstrip("\n"))
+            if pipe is process.stdout and len(lines) < MAX_LINES:
+                lines.append(re.sub(r"^\[\d+\]<stdout>:", "", log[-1]))  # horovodrun's prefix
+                if LOSS.fullmatch(lines[-1]):
+                    say(f"  {lines[-1]}")
+
     try:
-        check_same(benches, new, path)
-    except RuntimeError as error:
-        fail(error)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+        readers = [threading.Thread(target=read, args=(p,), daemon=True) for p in (process.stdout, process.stderr)]
+        for reader in readers:
+            reader.start()
+        while process.poll() is None:  # not until the end of its output, which a daemon may hold open
+            if time.perf_counter() - began > timeout:
+                raise RuntimeError(f"not done after --timeout {timeout} s")
+            with contextlib.suppress(psutil.Error):  # a child may end meanwhile
+                peak = max(peak, sum(p.memory_info().rss for p in psutil.Process().children(recursive=True)))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        seconds = time.perf_counter() - began
+        for reader in readers:
+            reader.join(1)
+    except OSError as error:
+        raise RuntimeError(f"cannot start {command[0]}: {error.strerror}") from None
+    finally:
+        stop_children()
+    if process.returncode:
+        raise RuntimeError(f"exit status {process.returncode}")
+    busy, steal, cpu, own = (after - then for after, then in zip(cpu_clock(), before, strict=True))
+    usage = {"cpu_seconds": cpu, "cpu_seconds_of_others": max(busy - cpu - own, 0.0), "steal_seconds": steal}
+    return lines, usage | {
+        "duration": seconds,
+        "mem_max_rss": peak,
+    }  # pyperf's names, here of the processes' whole tree
 
 
-def run_script(script, python, args, benches, common, log, tell):
-    """Run a script once; return its pyperf.Run. RuntimeError says why it failed; tell is called with every epoch line."""
-    metadata = {"name": script.name, "unit": "second", "loops": 1, "date": str(datetime.datetime.now())}
-    metadata |= common | {"load_avg_1min": os.getloadavg()[0]}
+def cpu_clock():
+    """Return seconds so far: the CPUs in use busy, and stolen by the hypervisor; used by ended children, and here."""
+    cpus = [times for i, times in enumerate(psutil.cpu_times(percpu=True)) if i in os.sched_getaffinity(0)]
+    own = psutil.Process().cpu_times()
+    busy, steal = sum(t.user + t.nice + t.system + t.irq + t.softirq for t in cpus), sum(t.steal for t in cpus)
+    return busy, steal, own.children_user + own.children_system, own.user + own.system
+
+
+def wait_until_idle(what):
+    """Wait for an idle machine, but not for ever; return how many CPUs are busy."""
+    cpus, end, busy, waited = len(os.sched_getaffinity(0)), time.monotonic() + IDLE_WAIT, 0.0, False
+    while not waited or (busy > IDLE * cpus and time.monotonic() < end):
+        before, began = cpu_clock()[0], time.monotonic()
+        time.sleep(0.5)
+        busy, first, waited = (cpu_clock()[0] - before) / (time.monotonic() - began), not waited, True
+        if first and busy > IDLE * cpus:
+            say(f"{busy:.1f} of {cpus} CPUs are busy: {what} waits for an idle machine, {IDLE_WAIT} s at most")
+    return round(busy, 2)
+
+
+def stop_children():
+    """End all processes that came from this one: ask, wait, kill. Those who lost their parents are our children too."""
+    # horovodrun ends its ranks, which have sessions of their own, if it is asked and not killed
+    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 2), (signal.SIGKILL, 2)):
+        children = psutil.Process().children(recursive=number == signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.send_signal(number)
+        psutil.wait_procs(children, patience)
+
+
+def stop_leftovers():
+    """End what a killed benchmark.py left running, which would disturb every run."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ValueError):
+            pid, began = process.environ().get(MARK, "").split()
+            if not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).create_time() != float(began):
+                say(f"ending process {process.pid}, {process.name()}, which a killed benchmark.py left")
+                process.kill()
+
+
+def read_output(lines, name, n, args, usage):
+    """Return the seconds that a script printed, and the rest of its lines as metadata."""
+    found, numbers = OUTPUT.fullmatch("\n".join(lines)), [(str(i + 1), str(args.epochs)) for i in range(args.epochs)]
+    expected = {"script": name, "devices": str(n), "per": str(n), "batch_size": str(args.batch_size)}
+    expected["seed"] = str(args.seed)
+    epochs = list(zip(*LOSS.findall(found["epochs"]), strict=True)) if found else []
+    if not found or not expected.items() <= found.groupdict().items() or [*zip(*epochs[:2], strict=True)] != numbers:
+        raise RuntimeError(f"malformed output: {str(lines[:30])[:300]}")
+    duration, accuracy, elapsed = float(found["duration"]), float(found["accuracy"]), usage["duration"]
+    # each printed figure is rounded to 0.01
+    if not 0 < duration <= elapsed or sum(map(float, epochs[3])) > duration + 0.01 * (args.epochs + 1) or accuracy > 1:
+        raise RuntimeError(f"impossible figures in {elapsed:.2f} s: {str(lines)[:300]}")
+    metadata = {f"{package}_version": version for package, version in re.findall(r"(\S+) ([^,]+)", found["versions"])}
+    metadata |= {"devices": n, "device": found["device"], "threads": int(found["threads"]), "accuracy": accuracy}
+    return duration, metadata | {"epoch_losses": " ".join(epochs[2]), "epoch_seconds": " ".join(epochs[3])}
+
+
+def run_script(script, python, args, benches, common, log):
+    """Run a script once; return its pyperf.Run. RuntimeError says why it failed."""
+    metadata = {"name": script.name, "unit": "second", "loops": 1, "date": str(datetime.datetime.now())} | common
     metadata["sha256"] = hashlib.sha256(script.read_bytes()).hexdigest()
-    lines, began = [], time.perf_counter()
-    with contextlib.closing(run(make_command(script, python, args), args.timeout, log)) as output:
-        for line in output:
-            if not lines:
-                metadata |= read_header(line, script.name, args)
-                check_same(benches, metadata, args.output)
-            elif EPOCH.fullmatch(line):
-                tell(line)
-            lines.append(line)
-    seconds, results = read_results(lines[1:], args.epochs, time.perf_counter() - began)
-    return pyperf.Run([seconds], metadata=metadata | results, collect_metadata=False)
+    check_same(benches, metadata, args.output)
+    metadata |= {"cpus_busy_before": wait_until_idle(script.name), "load_avg_1min": os.getloadavg()[0]}
+    command = [python, script, "--epochs", args.epochs, "--batch-size", args.batch_size, "--data-dir", args.data_dir]
+    command += ["--device", args.device, "--seed", args.seed]
+    n = args.devices if "_mgpu" in script.name or "_hvd" in script.name else 1
+    if "_hvd" in script.name:
+        command = [Path(python).with_name("horovodrun"), "-np", n, "-H", f"localhost:{n}", *command]
+    lines, usage = run([str(word) for word in command + ["--devices", n] * ("_mgpu" in script.name)], args.timeout, log)
+    seconds, found = read_output(lines, script.name, n, args, usage)
+    check_same(benches, metadata | found, args.output)
+    return pyperf.Run([seconds], metadata=metadata | usage | found, collect_metadata=False)
 
 
-def run_all(scripts, pythons, args, common, benches, failures):
-    """Run all scripts args.repeats times, interleaved; add to benches, which the file then holds, and to failures."""
-    left = TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left
-    # the estimate is from all epochs so far, not from rich's last 30 seconds; without a terminal, lines
-    terminal, console = sys.stderr.isatty(), Console(stderr=True)
-    progress = Progress(*columns, console=console, disable=not terminal, speed_estimate_period=math.inf)
-    rounds = [(number, script) for number in range(1, args.repeats + 1) for script in scripts]
-    task = progress.add_task("", total=len(rounds) * args.epochs)
-
-    def tell(line):
-        progress.update(task, advance=1, description=f"{title} {line.partition('  loss')[0]}")
-        if not terminal:
-            seconds = progress.tasks[0].time_remaining
-            say(f"  {line}", f"  about {datetime.timedelta(seconds=seconds)} left" if seconds else "")
-
-    with progress:
-        for number, (round_number, script) in enumerate(rounds, 1):
+def run_all(rounds, pythons, args, common, benches, failures):
+    """Run all that is missing; add to benches, which the file then holds, and to failures."""
+    count, done, start = sum(len(scripts) for _, scripts in rounds), 0, time.monotonic()
+    for number, scripts in ((number, scripts) for number, scripts in rounds if scripts):
+        wait_until_idle("SGEMM")
+        args.seed = SEED + number - 1
+        common |= {"round": number, "seed": args.seed, "sgemm_gflops": measure_sgemm()}
+        for order, script in enumerate(scripts, 1):
+            left = datetime.timedelta(seconds=round((time.monotonic() - start) / max(done, 1) * (count - done)))
+            done += 1
             if script.name in failures:  # once is enough
                 continue
-            title = f"run {number}/{len(rounds)} {script.name}"
-            progress.update(task, description=title)
-            if not terminal:
-                say(title)
-            with tempfile.TemporaryFile("a+", errors="replace") as log:
-                try:
-                    done = run_script(script, pythons[script], args, benches, common, log, tell)
-                except RuntimeError as error:
-                    failures[script.name] = str(error)
-                    log.seek(0)
-                    keep(log.read(), args.output, f"{script.stem}-{round_number}", error)
-                    lost = args.epochs * (args.repeats - round_number + 1)
-                    progress.update(task, total=progress.tasks[0].total - lost)
-                    continue
-            if script.name in benches:
-                benches[script.name].add_run(done)
-            else:
-                benches[script.name] = pyperf.Benchmark([done])
+            say(f"run {done}/{count} {script.name}, round {number}" + f", about {left} left" * (done > 1))
+            log = collections.deque(maxlen=1000)
+            try:
+                result = run_script(script, pythons[script], args, benches, common | {"order": order}, log)
+            except RuntimeError as error:
+                failures[script.name] = str(error)
+                say("\n  ".join([f"{script.name} failed: {error}; its last lines:", *(x[:300] for x in [*log][-15:])]))
+                with contextlib.suppress(OSError), open(args.output.with_suffix(".log"), "a", errors="replace") as file:
+                    print(f"{datetime.datetime.now()} {script.name} failed: {error}", *log, sep="\n", file=file)
+                continue
+            say(f"{script.name}: {result.values[0]:.2f} s, accuracy {result.get_metadata()['accuracy']:.4f}")
+            old = benches[script.name].get_runs() if script.name in benches else ()
+            benches[script.name] = pyperf.Benchmark([*old, result])
             save(args.output, benches)
-            say(f"{script.name}: {done.values[0]:.2f} s, accuracy {done.get_metadata()['accuracy']:.4f}")
 
 
 def save(path, benches):
-    """Write the result file."""
-    with whole(path) as unfinished:
-        pyperf.BenchmarkSuite(list(benches.values())).dump(str(unfinished))
-
-
-def keep(log, output, name, reason):
-    """Keep the log of what failed in a folder beside the result file, and show its end."""
-    path = output.with_suffix(".logs") / f"{name}.log"
-    with whole(path) as unfinished:
-        unfinished.write_text(log)
-    say(f"{name} failed: {reason}; the end of its log, {path}:", *log.splitlines()[-LOG_LINES:], sep="\n  ")
-
-
-# -- the report --
-
-
-def summarize(benches):
-    """Return one row per script as dictionaries: by kind, by number of devices, then by median duration in seconds."""
-    rows = []
-    for bench in benches.values():
-        runs = [run.get_metadata() for run in bench.get_runs()]
-        row = runs[0] | {"seconds": bench.get_values(), "median": bench.median()}
-        row["group"] = is_parallel(row["name"]), row["devices"]
-        rates = []
-        for run in runs:
-            times = [float(seconds) for seconds in run["epoch_seconds"].split()]
-            times = times[1:] or times  # the first compiles and warms up
-            step = run["batch_size"] * run["devices"]
-            rates.append(run["train_images"] // step * step * len(times) / max(sum(times), 0.01))
-        row["rate"] = statistics.median(rates)
-        row["accuracy"] = statistics.median(run["accuracy"] for run in runs)
-        rows.append(row)
-    rows.sort(key=lambda row: (row["group"], row["median"]))
-    for above, row in zip([None, *rows], rows, strict=False):
-        neighbours = above and above["group"] == row["group"]
-        row["tie"] = neighbours and differ(above["seconds"], row["seconds"]) is False
-        single = next((one for one in rows if one["name"] == re.sub("_mgpu|_hvd", "", row["name"])), None)
-        if single and single["devices"] < row["devices"] and single["device"] == row["device"]:
-            row["speedup"] = single["median"] / row["median"]
-    return rows
-
-
-def differ(old, new):
-    """Return whether two series of seconds differ by pyperf's test, None where one run allows no test."""
-    n = min(len(old), len(new))  # the test wants as many of each: the first of both
-    if n < 2:
-        return None
+    """Write the result file, at once and whole or not at all; return whether that was possible."""
     try:
-        return is_significant(old[:n], new[:n])[0]
-    except ZeroDivisionError:  # no spread at all
-        return old[:n] != new[:n]
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:  # on one disk the renaming is atomic
+            pyperf.BenchmarkSuite(list(benches.values())).dump(f"{folder}/x.json")
+            os.chmod(f"{folder}/x.json", path.stat().st_mode if path.exists() else 0o644)
+            os.replace(f"{folder}/x.json", path)
+    except OSError as error:
+        say(f"WARNING: cannot write {path}: {error.strerror}: going on; it is tried again after the next run")
+        return False
+    return True
 
 
-def markdown(header, rows):
-    """Return a Markdown table that is aligned in a terminal too; the first column holds names, the others figures."""
-    table = Table(box=box.MARKDOWN)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(file=io.StringIO(), width=1000, markup=False, highlight=False, emoji=False, color_system=None)
-    console.print(table)
-    lines = [line.strip() for line in console.file.getvalue().splitlines() if line.strip()]
-    first, *others = lines[1].strip("|").split("|")
-    lines[1] = "|".join(["", first, *(f"{dashes[:-1]}:" for dashes in others), ""])  # ---: is right alignment
-    return "\n".join(lines)
-
-
-def make_report(benches, failures):
-    """Return machine and tables, one device and several apart, as Markdown."""
-    rows = summarize(benches)
-    parts = [f"**{rows[0]['data']}**"] if rows and rows[0]["data"] != "MNIST" else []
-    parts += ["\n".join(f"- {line}" for line in describe(benches))] if rows else []
-    for title, several in ("One device", False), ("Several devices", True):
-        header = ["script", "devices", "runs", "seconds", "spread", "tie", "images/s", "accuracy"]
-        header += ["speedup", "efficiency"] if several else []
-        cells = []
-        for row in (row for row in rows if is_parallel(row["name"]) == several):
-            seconds, speedup = row["seconds"], row.get("speedup")
-            spread = f"{min(seconds):.2f}–{max(seconds):.2f}" if len(seconds) > 1 else ""
-            line = [row["name"], f"{row['devices']} x {row['device']}", str(len(seconds)), f"{row['median']:.2f}"]
-            line += [spread, "above" if row["tie"] else "", f"{row['rate']:,.0f}", f"{row['accuracy']:.4f}"]
-            cells.append(line + ([f"{speedup:.2f}", f"{speedup / row['devices']:.0%}"] if speedup else []))
-        failed = [name for name in failures if name not in benches and is_parallel(name) == several]
-        cells += [[name, "failed"] for name in failed]
-        if cells:
-            parts += [f"### {title}", markdown(header, cells)]
-    notes = [f"{name} failed: {reason[:100]}" for name, reason in failures.items()] + (make_notes(rows) if rows else [])
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
-
-
-def make_notes(rows):
-    """Return what the figures in the tables mean, one sentence an item."""
-    notes = ["seconds: duration of the training, median over the runs; spread: from the fastest to the slowest run"]
-    if any(len(row["seconds"]) > 1 for row in rows):
-        notes.append("tie: the runs cannot tell the script from the one above (pyperf's t-test, 95 %)")
-    if any(len(row["seconds"]) == 1 for row in rows):
-        notes.append("a single run has no spread: it was not tested for ties")
-    which = "without the first epoch, which" if rows[0]["epochs"] > 1 else "of the only epoch, which also"
-    notes.append(f"images/s: {which} compiles and warms up")
-    if any("speedup" in row for row in rows):
-        notes.append("speedup: seconds on one device over these; efficiency: speedup over number of devices")
-    if any(row["devices"] > 1 and row["device"] == "cpu" for row in rows):
-        cores = f"the same {rows[0]['cpus_used']} cores"
-        notes.append(f"devices of a CPU share {cores}: a second device adds no computing power")
-    return notes
-
-
-def describe(benches):
-    """Return framework, system, hardware and settings of a result file, one line each."""
-    runs = [run.get_metadata() for bench in benches.values() for run in bench.get_runs()]
-    one = runs[0]
-    versions = {f"{key.removesuffix('_version')} {value}" for run in runs for key, value in packages(run).items()}
-    python = ", ".join(sorted({run["python_version"] for run in runs}))
-    cpu = one.get("cpu_model_name") or one.get("cpu_machine", "CPU")
-    gpu = "no GPU" if one["gpu"] == "none" else f"{one['gpu']}, driver {one['gpu_driver']}"
-    first, last = min(run["date"] for run in runs)[:10], max(run["date"] for run in runs)[:10]
-    days = first if first == last else f"{first} to {last}"
-    return [
-        f"Framework: {', '.join(sorted(versions))}",
-        f"System: {one['os']}, {one['platform']}, Python {python}",
-        f"Hardware: {cpu}, {one['cpus_used']} cores; {one['memory']} memory; {gpu}",
-        f"Settings: {one['data']}; epochs: {one['epochs']}; batch per device: {one['batch_size']}; {days}",
-    ]
-
-
-def draw(benches, path):
-    """Draw the durations into a PNG: a bar per script, grouped and ordered as in the table."""
-    import matplotlib  # here, as it takes a second
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = summarize(benches)
-    groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row["group"])]
-    size = 10, 2 + 0.4 * len(rows) + 0.5 * len(groups)  # inches
-    grid = {"sharex": True, "squeeze": False, "height_ratios": [len(group) for group in groups]}
-    figure, axes = plt.subplots(len(groups), figsize=size, layout="constrained", **grid)
-    for axis, group in zip(axes[:, 0], groups, strict=True):
-        for y, row in enumerate(group):
-            seconds, median = row["seconds"], row["median"]
-            axis.barh(y, median, 0.65, color="#f0a95c" if "_tf_" in row["name"] else "#7aa6d2")
-            if len(seconds) > 1:
-                whiskers = [median - min(seconds)], [max(seconds) - median]
-                axis.errorbar(median, y, xerr=whiskers, color="#222222", capsize=6)
-                axis.plot(seconds, [y] * len(seconds), "o", color="#222222", markersize=5, markeredgecolor="white")
-            text = f"{median:.1f} s, accuracy {row['accuracy']:.4f}"
-            axis.annotate(text, (max(seconds), y), (9, 0), textcoords="offset points", va="center", fontsize=9)
-        axis.set_yticks(range(len(group)), [row["name"].removesuffix(".py") for row in group])
-        devices = sorted({f"{row['devices']} x {row['device']}" for row in group})
-        axis.set_title(", ".join(devices), loc="left", fontsize=10, fontweight="bold")
-        axis.invert_yaxis()
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_xlim(0, 1.35 * max(max(row["seconds"]) for row in rows))  # room for the words
-    axes[-1, 0].set_xlabel(f"seconds of training, epochs: {rows[0]['epochs']}", fontsize=9)
-    legend = "Bars: medians; whiskers: from the fastest to the slowest run; dots: single runs"
-    title = "MNIST benchmark" + ("" if rows[0]["data"] == "MNIST" else f" ({rows[0]['data']})")
-    caption = "\n".join([legend, *describe(benches)])
-    figure.suptitle(f"{title}: shorter is faster", fontsize=11)
-    figure.supxlabel(caption, fontsize=8, x=0.01, ha="left", linespacing=1.4)
-    with whole(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, metadata={"Title": title, "Description": caption})
-    plt.close(figure)
-
-
-def split_readme():
-    """Return the README before and after the block of results."""
-    text = README.read_text() if README.is_file() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end or BEGIN in rest:
-        fail(f"{README} needs one line {BEGIN} and one line {END} below it")
-    return before + begin, end + after
-
-
-def name_in_readme(path):
-    """Return how the README names a result file."""
-    if not path.resolve().is_relative_to(HERE):
-        fail(f"{path} is not below the folder of the README, which is to name it")
-    return path.resolve().relative_to(HERE).as_posix()
-
-
-def write_readme(results):
-    """Put machine, tables and plots of result files {path: benchmarks} between the markers of the README."""
-    before, after = split_readme()
-    parts = []
-    for path, benches in results.items():
-        name = name_in_readme(path)
-        parts.append(f"Made from [{name}]({name}) by `uv run benchmark.py --report {name} --readme`.")
-        parts.append(make_report(benches, {}))
-        parts.append(f"![Seconds of training, a bar per script]({Path(name).with_suffix('.png').as_posix()})")
-    with whole(README) as unfinished:
-        unfinished.write_text("\n\n".join([before, *parts, after]))
-
-
-def compare(old_path, old, new, fail_above):
-    """Print per script whether new is faster or slower than old; return the names of those slower by too much."""
-    old, new = ({row["name"]: row for row in summarize(benches)} for benches in (old, new))
-    before, now = (dict(collections.ChainMap(*rows.values())) for rows in (old, new))  # with all frameworks' versions
-    check_comparable(old_path, before, now, SETTINGS)
-    for name in old.keys() & new.keys():
-        check_comparable(old_path, old[name], new[name], SAME_WORK)
-    cells, slower = [], []
-    for name in old | new:
-        if name not in old or name not in new:
-            cells.append([name, *(f"{rows[name]['median']:.2f}" if name in rows else "" for rows in (old, new))])
-            continue
-        a, b = old[name]["median"], new[name]["median"]
-        percent = (b / a - 1) * 100
-        verdict = "slower" if b > a else "faster" if b < a else "no difference"
-        significant = differ(old[name]["seconds"], new[name]["seconds"])
-        if significant is None:
-            verdict += ", not tested: one run"
-        elif not significant:
-            verdict = "no difference"
-        # a single run counts: a check that lets everything pass would be worse than a false alarm
-        if significant is not False and fail_above is not None and percent > fail_above:
-            slower.append(name)
-        cells.append([name, f"{a:.2f}", f"{b:.2f}", f"{percent:+.1f} %", verdict])
-    table = markdown(["script", "old (s)", "new (s)", "change", "verdict"], cells)
-    print(f"\n### Compared with {old_path}\n\n{table}")
-    for key in [*MACHINE, *(packages(before) | packages(now))]:
-        if before.get(key) != now.get(key):
-            print(f"\n- {key} is {now.get(key)} here, {before.get(key)} there")
-    return slower
-
-
-def check_comparable(old_path, old, new, keys):
-    """End the program if one of the keys that both metadata have differs."""
-    for key in keys:
-        if key in old and key in new and old[key] != new[key]:
-            what = f"{key} of {new['name']}" if key in SAME_WORK else key
-            fail(f"cannot compare with {old_path}: {what} is {new[key]} here, {old[key]} there")
-
-
-# -- odds and ends --
-
-
-@contextlib.contextmanager
-def whole(path):
-    """Give a path to write to; what is written there becomes the file at path, at once and whole, or not at all."""
+def lock(path):
+    """Return a file that holds the result file for this process until it is closed; the second is told who has it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # on the same disk: the renaming is atomic
-            yield Path(folder, path.name)
-            if Path(folder, path.name).exists():
-                Path(folder, path.name).replace(path)
+        file = open(path.with_name(f".{path.name}.lock"), "a+")  # noqa: SIM115 - it stays open
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with tempfile.TemporaryFile(dir=path.parent, buffering=0) as test:  # a full disk is told now
+            test.write(bytes(100_000 + 2 * (path.stat().st_size if path.exists() else 0)))
+        file.truncate(0)
+        print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)
+    except BlockingIOError:
+        file.seek(0)
+        sys.exit(f"error: {path} is in use by {file.read().strip()}: name another --output")
     except OSError as error:
-        fail(f"cannot write {path}: {error.strerror}; name a file in another folder")
+        sys.exit(f"error: cannot write {path}: {error.strerror}: name an --output in another folder")
+    return file
 
 
-def load(path):
-    """Return the benchmarks of a result file by name; a file that is none, or not of this program, ends the program."""
+def ask(*command, timeout=ANSWER, env=None):
+    """Run a short command; return status, stdout, last line of stderr. No such command: 127, no answer: 124."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": env, "start_new_session": True}
     try:
-        benches = {bench.get_name(): bench for bench in pyperf.BenchmarkSuite.load(str(path))}
-        describe(benches), summarize(benches)  # needs all that a report needs
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        fail(f"cannot read {path} as a result file of benchmark.py: {error!r}")
-    return benches
-
-
-def ask(*command):
-    """Run a short command; return exit status, stdout and stderr; a command that is not there: 127, as in a shell."""
-    try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+        process = subprocess.Popen(map(str, command), stdin=subprocess.DEVNULL, text=True, errors="replace", **options)
+        out, errors = process.communicate(timeout=timeout)
     except OSError as error:
         return 127, "", f"{command[0]}: {error.strerror}"
-    return done.returncode, done.stdout.strip(), done.stderr.strip()
-
-
-def say(*words, sep=" "):
-    """Print to stderr: stdout is for the tables."""
-    print(*words, sep=sep, file=sys.stderr, flush=True)
-
-
-def fail(message, status=1):
-    """End the program with one line on stderr."""
-    say(f"error: {message}")
-    sys.exit(status)
+    except subprocess.TimeoutExpired:
+        process.kill()  # and no waiting: with a broken driver it does not end
+        return 124, "", f"{command[0]} does not answer in {timeout} s"
+    return process.returncode, out.strip(), (errors.strip().splitlines() or ["?"])[-1].removeprefix("error: ")[:300]
 
 
 def positive(text):
-    """Return the whole number in text; argparse reports the ValueError of anything below 1."""
-    if int(text) < 1:
+    """Return the whole number in text; argparse reports the ValueError of anything below 1, and of the absurd."""
+    if not 1 <= int(text) <= 100_000:
         raise ValueError
     return int(text)
 
 
 def parse_args():
     """Return the flags; a mistake in them exits with status 2."""
-    data_dir = os.environ.get("MNIST_DIR") or HERE / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: fail(f"{message}; see --help", 2)
-    add = parser.add_argument
-    add("scripts", nargs="*", metavar="SCRIPT", help="default: all mnist_*.py beside this file")
-    add("--repeats", type=positive, default=1, metavar="R", help="rounds, the scripts interleaved: %(default)s")
+    add, data_dir = parser.add_argument, os.environ.get("MNIST_DIR") or HERE / "data"
+    output = HERE / "results" / f"{platform.node()}-{datetime.datetime.now():%Y-%m-%d-%H%M%S}.json"
+    add("scripts", nargs="*", metavar="SCRIPT", help="default: all mnist_*.py beside this file but PyTorch's")
+    add("--all", action="store_true", help="PyTorch's too, whose packages are 5.2 GB")
+    add("--repeats", type=positive, default=1, metavar="R", help="rounds that the file is to have: %(default)s")
     add("--epochs", type=positive, default=EPOCHS, metavar="N", help="%(default)s")
     add("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
-    add("--data-dir", type=Path, default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
+    add("--data-dir", type=Path, default=data_dir, metavar="DIR", help="with mnist.npz: $MNIST_DIR, else data")
     add("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
     add("--devices", type=positive, default=DEVICES, metavar="N", help="of the parallel scripts: %(default)s")
-    add("--mx-python", type=Path, metavar="PYTHON", help="interpreter for the MXNet scripts, instead of uv's")
-    add("--tf-python", type=Path, metavar="PYTHON", help="interpreter for the TensorFlow scripts, instead of uv's")
+    add("--python", action="append", default=[], metavar="mx|tf|torch=PATH", help="interpreter instead of uv's")
     add("--timeout", type=positive, default=TIMEOUT, metavar="S", help="seconds for one run: %(default)s")
-    add("--output", type=Path, metavar="FILE", help="adds to it if it exists: results/HOST-DATE.json")
-    add("--report", nargs="+", type=Path, metavar="FILE", help="run nothing: table and plot of result files")
-    add("--readme", action="store_true", help="put table, machine and plot into README.md, between its markers")
-    add("--compare", type=Path, metavar="OLD", help="say what is faster or slower than in this result file")
-    add("--fail-above", type=float, metavar="PERCENT", help="with --compare: exit 1 if something is slower by more")
+    add("--output", type=Path, default=output, metavar="FILE", help="completes it if it exists: results/HOST-DATE.json")
     args = parser.parse_args()
-    if args.report and (args.scripts or args.output):
-        parser.error("--report runs nothing: it goes with neither scripts nor --output")
-    if args.compare and args.report and len(args.report) > 1:
-        parser.error("--compare takes one file to --report")
-    if args.fail_above is not None and not args.compare:
-        parser.error("--fail-above goes with --compare")
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    args.output = args.output or HERE / "results" / f"{socket.gethostname()}-{stamp}.json"
+    found = [path for path in sorted(HERE.glob("mnist_*.py")) if args.all or kind(path) != "torch"]
+    args.scripts = [next(filter(Path.is_file, (Path(x), HERE / x)), Path(x)).resolve() for x in args.scripts] or found
+    if missing := [path for path in args.scripts or [HERE / "mnist_*.py"] if not path.is_file()]:
+        parser.error(f"no such script: {missing[0]}")
+    if len({path.name for path in args.scripts}) < len(args.scripts):
+        parser.error("two scripts of one name")
+    args.python = {name: Path(path) for name, _, path in (text.partition("=") for text in args.python)}
+    if not args.python.keys() <= ENVIRONMENTS.keys():
+        parser.error("--python takes mx=PATH, tf=PATH or torch=PATH")
     if args.output.suffix != ".json":  # the plot lies beside it, by the same name
         parser.error(f"--output {args.output} does not end with .json")
-    args.data_dir = args.data_dir.absolute()
+    args.output, args.data_dir = Path(os.path.realpath(args.output)), args.data_dir.absolute()  # a link stays a link
     return args
 
 
 def benchmark(args, benches, failures):
-    """Prepare everything, run everything; add what is done to benches and to the file."""
-    scripts = find_scripts(args.scripts)
-    common = describe_machine() | {"epochs": args.epochs, "batch_size": args.batch_size}
-    common |= {"omp_num_threads": os.environ.get("OMP_NUM_THREADS", "not set"), "perf_version": pyperf.__version__}
-    benches |= load(args.output) if args.output.exists() else {}
-    refuse_other(benches, common, args.output)
-    with whole(args.output.with_suffix(".test")):  # fails now rather than after the first run
-        pass
-    say("preparing environments and data; making an environment for the first time takes minutes")
-    pythons = {}
-    for script in scripts:
-        try:
-            pythons[script] = find_python(script, args)
-        except RuntimeError as error:
-            failures[script.name] = "uv cannot make its environment"
-            keep(str(error), args.output, f"{script.stem}-uv", failures[script.name])
-    if not pythons:
-        return
-    scripts = list(pythons)
-    args.data_dir = find_data(args.data_dir, scripts[0], pythons[scripts[0]])
-    common |= describe_data(args.data_dir)
-    refuse_other(benches, common, args.output)
-    run_all(scripts, pythons, args, common, benches, failures)
+    """Prepare everything, say what it brings, run everything; add what is done to benches and to the file."""
+    try:
+        if args.output.exists():
+            benches |= {bench.get_name(): bench for bench in pyperf.BenchmarkSuite.load(str(args.output))}
+        have = {(name, run.get_metadata()["round"]) for name, bench in benches.items() for run in bench.get_runs()}
+        rounds = []
+        for number in range(1, args.repeats + 1):
+            order = random.Random(SEED + number - 1).sample(sorted(args.scripts), len(args.scripts))
+            rounds.append((number, [script for script in order if (script.name, number) not in have]))
+        common = describe_machine() | {"epochs": args.epochs, "batch_size": args.batch_size}
+        gflops, runs = measure_sgemm(), sum(len(scripts) for _, scripts in rounds)
+        check_same(benches, common | {"sgemm_gflops": gflops}, args.output)
+        minutes = runs * (args.epochs * EPOCH_FLOP / (EFFICIENCY * gflops * 1e9) + 10) / 60
+        say(
+            f"{runs} runs, {args.epochs} epochs each: some {minutes:.0f} minutes if on CPUs ({gflops:.0f} GFLOP/s here)"
+        )
+        brings = [text for name, text in ENVIRONMENTS.items() if name in {*map(kind, args.scripts)} - {*args.python}]
+        brings += ["Horovod, built in 2 minutes"] * ("_hvd" in str(args.scripts) and "mx" not in args.python)
+        brings += ["MNIST 12 MB"] * (not (args.data_dir / "mnist.npz").is_file())
+        if brings:
+            say(f"first, what is not there yet of these is downloaded: {', '.join(brings)}")
+        pythons = find_pythons(args.scripts, args, failures)
+        args.data_dir, found = find_data(args.data_dir, *next(iter(pythons.items())))
+        check_same(benches, common | found, args.output)
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        benches.clear()
+        sys.exit(f"error: {args.output} is no result file of this benchmark.py ({error!r:.100}): name another --output")
+    run_all(rounds, pythons, args, common | found, benches, failures)
 
 
 def interrupt(number, _):
     """Turn a signal into an exception, and ignore those that follow: the cleaning up is not to be interrupted."""
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for other in SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt(128 + number)
 
 
 def main():
-    """Run and report, or only report."""
+    """Run, and have the file shown."""
+    while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a closed stream's number would go to the next file opened
+        os.set_inheritable(null, True)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.raiseExceptions = False
     args = parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is to hold
-            signal.signal(number, interrupt)
+    for number in (
+        x for x in SIGNALS if x == signal.SIGINT or signal.getsignal(x) != signal.SIG_IGN
+    ):  # nohup is to hold
+        signal.signal(number, interrupt)
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: processes that lose their parents become our children
-    old = load(args.compare) if args.compare else {}
-    if args.readme:
-        split_readme()  # fails now rather than after an hour, like the following
-        for path in args.report or [args.output]:
-            name_in_readme(path)
-    if old and not args.report:
-        settings = {"epochs": args.epochs, "batch_size": args.batch_size}
-        check_comparable(args.compare, next(iter(old.values())).get_metadata(), settings, settings)
-    results = {path: load(path) for path in args.report} if args.report else {args.output: {}}
-    benches, failures, status = results[next(iter(results))], {}, 0
+    benches, failures, status, saved, held = {}, {}, 0, True, lock(args.output)
     try:
-        if not args.report:
-            benchmark(args, benches, failures)
+        stop_leftovers()
+        benchmark(args, benches, failures)
     except KeyboardInterrupt as interruption:
         status = interruption.args[0]
-        if benches:  # it may have come between a run's end and the file
-            save(args.output, benches)
-        say(f"interrupted; the same command with --output {args.output} adds to what is done")
+        say(f"interrupted: the same command with --output {args.output} completes what is missing")
     finally:
         stop_children()
-    for path, found in results.items():
-        if found or failures:
-            print(*([f"## {path}\n"] if len(results) > 1 else []), make_report(found, failures), sep="\n", flush=True)
-    for path, found in results.items():
-        if found and not status:
-            draw(found, path.with_suffix(".png"))
-            say(f"plot: {path.with_suffix('.png')}")
-    if args.readme and all(results.values()) and not failures and not status:  # a README without a row says too little
-        write_readme(results)
-    slower = compare(args.compare, old, benches, args.fail_above) if old and benches and not status else []
-    if slower:
-        say(f"error: slower by more than {args.fail_above:g} %: {', '.join(slower)}")
+        saved = not benches or save(args.output, benches)  # an interruption or a full disk may have come between
+        Path(held.name).unlink(missing_ok=True)
+    if benches:  # shown too if it cannot be saved
+        command = [sys.executable, HERE / "report.py", args.output if saved else "-"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as report, contextlib.suppress(OSError):
+            pyperf.BenchmarkSuite(list(benches.values())).dump(report.stdin)
+        status = status or report.returncode
     if failures:
-        say(f"error: failed: {', '.join(failures)}")
-    sys.exit(status or bool(slower or failures))
+        say("error: failed: " + "; ".join(f"{name}: {reason}" for name, reason in failures.items()))
+    sys.exit(status or bool(failures) or not saved)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt as interruption:  # while nothing runs
-        sys.exit(*(interruption.args or [130]))
+    main()
