@@ -7,10 +7,9 @@
     uv run benchmark.py                                       # all but PyTorch's, 10 epochs: more than an hour on two cores
     uv run benchmark.py --epochs 1                            # the quick look: minutes
     uv run benchmark.py --repeats 3 --output results/x.json   # three rounds; started again it completes what is missing
-    uv run benchmark.py --device gpu --python mx=PATH/bin/python --python tf=PATH/bin/python mnist_mx_gluon.py ...
 
-Every run is a process of its own in the script's own environment, which uv makes on first use. Round r gives the scripts
-the seed 42 + r - 1 and draws their order anew. `uv run report.py FILE` shows a file again and compares two.
+Every run is a process of its own in the script's own environment, which uv makes on first use. Round r has the seed
+42 + r - 1 and an order of its own. `uv run report.py FILE` shows a file again and compares two.
 """
 
 import signal
@@ -32,7 +31,6 @@ import random
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -41,46 +39,35 @@ import numpy as np
 import psutil
 import pyperf
 
-EPOCHS, BATCH_SIZE, DEVICES = 10, 500, 2  # images per device and step; devices of a parallel script
-SEED = 42  # of the first round
-TIMEOUT = 7200  # seconds for one run
-IDLE, IDLE_WAIT = 0.1, 60  # of the CPUs may be busy when a run begins; seconds, at most, to wait for that
-SGEMM_SECONDS = 2
+EPOCHS, BATCH_SIZE, DEVICES, SEED = 10, 500, 2, 42  # images per device and step; of parallel scripts; first seed
+TIMEOUT, ANSWER, DOWNLOAD, GRACE = 7200, 60, 3600, 10  # seconds: for a run, a command, uv or MNIST, to end if asked
+IDLE, IDLE_WAIT, SGEMM_SECONDS = 0.1, 60, 2  # of the CPUs may be busy before a run; seconds, at most, to wait for that
 SAME = {"sgemm_gflops": 1.3, "memory_gib": 1.05}  # ratios up to which it is the same machine
-GRACE = 10  # seconds between asking a process to end and killing it; horovodrun needs up to 5 to end its ranks
-ANSWER, DOWNLOAD = 30, 3600  # seconds for a small command, and for one environment or MNIST
-MAX_LINES = 200_000  # of a script's stdout are read
 EPOCH_FLOP, EFFICIENCY = 60_000 * 72e6, 0.5  # of an epoch; of SGEMM's speed, over eleven scripts: to estimate the time
 HERE = Path(__file__).resolve().parent
 MNIST = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"  # SHA-256 of its four arrays
 MARK = "MNIST_BENCHMARK"  # the variable by which a run's processes are known
 ENVIRONMENTS = {"mx": "MXNet 0.4 GB", "tf": "TensorFlow 1.5 GB", "torch": "PyTorch 5.2 GB"}  # by mnist_NAME_...
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
-LOSS = re.compile(r"epoch +(\d+)/(\d+)  loss (\d+\.\d{4})  (\d+\.\d\d) s")
+LOSS = re.compile(r"epoch +(\d+/\d+)  loss (\d+\.\d{4})  (\d+\.\d\d) s")
 OUTPUT = re.compile(
     r"(?P<script>.+?): (?P<versions>(?:[^\s,]+ [^\s,]+, )+python [^\s,]+), (?P<devices>[1-9]\d*) x (?P<device>cpu|gpu), "
     r"(?P<threads>\d+) threads, batch (?P<per>\d+) x (?P<batch_size>\d+), seed (?P<seed>\d+)\n"
     rf"(?P<epochs>(?:{LOSS.pattern}\n)+)duration: (?P<duration>\d+\.\d\d) s\naccuracy: (?P<accuracy>[01]\.\d{{4}})"
 )
-# what must be the same for all runs in one file, and for all runs of a script
 CPU = {"cpu_family": "CPU family", "cpu_model": "Model", "cpu_stepping": "Stepping", "cpu_flags": "Flags"}
 CPU |= {f"cpu_{name.lower()}": f"{name} cache" for name in ("L1d", "L1i", "L2", "L3")}  # as lscpu has it
-MACHINE = "hostname", "cpu_model_name", *CPU, "cpu_count", "cpus_used", "gpu", "gpu_driver", "platform", "os", *SAME
-SETTINGS = "epochs", "batch_size", "environment", "data", "data_sha256"
-SCRIPT = "sha256", "devices", "device", "threads", "python_version"
-TUNING = re.compile(r"(OMP|OPENBLAS|MKL|KMP|GOMP|DNNL|ONEDNN|MXNET|TF|XLA|TORCH|CUDA|NCCL|MALLOC)_|LD_PRELOAD$")
+HARDWARE = "hostname", "cpu_model_name", *CPU, "cpu_count", "cpus_used", "memory_gib", "gpu", "gpu_driver"
+SETTINGS = "platform", "os", "epochs", "batch_size", "environment", "data", "data_sha256"
+SCRIPT = ["sha256", "devices", "device", "threads", "python_version"]  # are the same in all runs of a script
+TUNING = re.compile(r"(OMP|OPENBLAS|MKL|KMP|GOMP|DNNL|ONEDNN|MXNET|TF_ENABLE|TF_XLA|XLA|TORCH|CUDA|NCCL|MALLOC)_")
 say = logging.info  # to stderr, as stdout is for the report; if that is closed or full, it does not matter
 
 
-def kind(script):
-    """Return which environment a script needs: the part of its name after mnist_."""
-    return f"{script.stem}__".split("_")[1]
-
-
-def find_pythons(scripts, args, failures):
+def find_pythons(args, failures):
     """Return the interpreter of every script: the one given, or of the environment that uv makes for it."""
-    pythons = {path: str(args.python[kind(path)].absolute()) for path in scripts if kind(path) in args.python}
-    for script in (path for path in scripts if path not in pythons):
+    pythons = {path: str(args.python[name].absolute()) for path, name in args.kinds.items() if name in args.python}
+    for script in (path for path in args.scripts if path not in pythons):
         say(f"environment of {script.name}")
         for mode in [], ["--offline"]:  # without network, uv's cache may do
             status, _, reason = ask("uv", "sync", "--quiet", *mode, "--script", script, timeout=DOWNLOAD)
@@ -107,10 +94,7 @@ def find_data(folder, script, python):
         if status:
             say(f"WARNING: {reason}\nWARNING: going on with stand-in digits, not MNIST: the accuracies mean nothing")
             folder /= "stand-in"
-            if (
-                not (folder / "mnist.npz").is_file()
-                and ask(python, HERE / "synthetic_mnist.py", folder, timeout=600)[0]
-            ):
+            if not (folder / "mnist.npz").is_file() and ask(python, HERE / "synthetic_mnist.py", folder)[0]:
                 sys.exit(f"error: synthetic_mnist.py cannot draw stand-in digits into {folder}")
     try:
         with np.load(folder / "mnist.npz") as file:
@@ -127,19 +111,15 @@ def find_data(folder, script, python):
 def describe_machine():
     """Return what the result file says of hardware and system; nothing that another boot changes."""
     # the rest of what pyperf finds tells of this process and its Python, not of the script's
-    kept = "hostname", "cpu_model_name", "cpu_count", "cpu_config", "perf_version"
+    kept = "hostname", "platform", "cpu_model_name", "cpu_count", "perf_version"
     machine = {name: value for name, value in pyperf.Run([1.0]).get_metadata().items() if name in kept}
-    machine |= {"platform": f"{platform.system()}-{platform.release()}-{platform.machine()}", "os": platform.system()}
-    with contextlib.suppress(OSError):
-        machine["os"] = platform.freedesktop_os_release()["PRETTY_NAME"]
+    machine["os"] = platform.freedesktop_os_release()["PRETTY_NAME"]
     lscpu = dict(re.findall(r"(?m)^ *([^:\n]+): +(.*)$", ask("lscpu", env=os.environ | {"LC_ALL": "C"})[1]))
-    machine |= {key: " ".join(sorted(lscpu.get(name, "unknown").split())) for key, name in CPU.items()}
-    status, out, errors = ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    if status == 124:
-        say(f"WARNING: {errors}: going on as if there were no GPU")
+    machine |= {key: lscpu.get(name, "unknown") for key, name in CPU.items()}
+    status, out, _ = ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     gpus = [line.rsplit(", ", 1) for line in out.splitlines() if ", " in line and not status]  # a name may have commas
-    counts = collections.Counter(name for name, _ in gpus)
-    machine["gpu"] = ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none"
+    counts = collections.Counter(name for name, _ in gpus).items()
+    machine["gpu"] = ", ".join(f"{count} x {name}" for name, count in counts) or "none"
     tuning = " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if TUNING.match(name))
     machine |= {"gpu_driver": gpus[0][1] if gpus else "none", "environment": tuning or "nothing set"}
     return machine | {"cpus_used": len(os.sched_getaffinity(0)), "memory_gib": psutil.virtual_memory().total / 2**30}
@@ -147,6 +127,7 @@ def describe_machine():
 
 def measure_sgemm():
     """Return the speed of NumPy's SGEMM in GFLOP/s: the fastest of two seconds, which a short disturbance leaves alone."""
+    wait_until_idle("SGEMM")
     matrix, best, end = np.ones((1024, 1024), np.float32), 9e9, time.perf_counter() + SGEMM_SECONDS
     while (began := time.perf_counter()) < end:
         matrix @ matrix
@@ -157,33 +138,29 @@ def measure_sgemm():
 def check_same(benches, new, path):
     """Raise RuntimeError if a run with the metadata new must not be in one file with the benchmarks there."""
     for old in (bench.get_runs()[0].get_metadata() for bench in benches.values()):
-        checked = [*MACHINE, *SETTINGS, *(key for key in old if key.endswith("_version") and key != "python_version")]
-        checked += SCRIPT if old["name"] == new.get("name") else ()
+        checked = [*HARDWARE, *SETTINGS, *(key for key in old if key.endswith("_version") and key != "python_version")]
+        checked += ["sgemm_gflops"] if "name" not in new else SCRIPT if old["name"] == new["name"] else []  # may drift
         checked += ["devices"] if min(old["devices"], new.get("devices", 1)) > 1 else []
         for key in (key for key in checked if key in new and key in old):
             here, there, ratio = new[key], old[key], SAME.get(key)
             if not 1 / ratio < here / there < ratio if ratio else here != there:
-                what = f"{key} of {new.get('name', 'this machine')} is {here} here, {there} there"
-                raise RuntimeError(f"cannot add to {path}: {what[:300]}; name another --output")
+                what = f"{key} of {new.get('name', 'this machine')} is {here} here, {there} there"[:300]
+                raise RuntimeError(f"cannot add to {path}: {what}; name another --output")
 
 
 def run(command, timeout, log):
-    """Run a command; return the lines of its stdout and what it used. RuntimeError says why it failed.
-
-    The end of what it prints is put into log. Afterwards no process of the run is left.
-    """
-    # horovodrun looks for its helpers in PATH
-    environment = os.environ | {"PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    environment[MARK] = f"{os.getpid()} {psutil.Process().create_time()}"
-    # a session of its own: Ctrl-C is for this process, which then ends the others in order
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, "start_new_session": True}
+    """Run a command, leave no process of it; return the lines of its stdout and what it used. RuntimeError: it failed."""
+    path = f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # horovodrun has helpers there
+    environment = os.environ | {"PATH": path, MARK: f"{os.getpid()} {psutil.Process().create_time()}"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    options["start_new_session"] = True  # Ctrl-C is for this process, which then ends the others in order
     options["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if this is killed
     lines, peak, before, began = [], 0, cpu_clock(), time.perf_counter()
 
     def read(pipe):
         while line := pipe.readline(10_000):
-            log.append(line.decode(errors="replace").rstrip("\n"))
-            if pipe is process.stdout and len(lines) < MAX_LINES:
+            log.append(line.decode(errors="replace").rstrip("\n")[:300])
+            if pipe is process.stdout and len(lines) < 200_000:
                 lines.append(re.sub(r"^\[\d+\]<stdout>:", "", log[-1]))  # horovodrun's prefix
                 if LOSS.fullmatch(lines[-1]):
                     say(f"  {lines[-1]}")
@@ -211,10 +188,7 @@ def run(command, timeout, log):
         raise RuntimeError(f"exit status {process.returncode}")
     busy, steal, cpu, own = (after - then for after, then in zip(cpu_clock(), before, strict=True))
     usage = {"cpu_seconds": cpu, "cpu_seconds_of_others": max(busy - cpu - own, 0.0), "steal_seconds": steal}
-    return lines, usage | {
-        "duration": seconds,
-        "mem_max_rss": peak,
-    }  # pyperf's names, here of the processes' whole tree
+    return lines, usage | {"duration": seconds, "mem_max_rss": peak}  # pyperf's names, here of the whole tree
 
 
 def cpu_clock():
@@ -227,19 +201,20 @@ def cpu_clock():
 
 def wait_until_idle(what):
     """Wait for an idle machine, but not for ever; return how many CPUs are busy."""
-    cpus, end, busy, waited = len(os.sched_getaffinity(0)), time.monotonic() + IDLE_WAIT, 0.0, False
-    while not waited or (busy > IDLE * cpus and time.monotonic() < end):
+    cpus, end, told = len(os.sched_getaffinity(0)), time.monotonic() + IDLE_WAIT, False
+    while True:
         before, began = cpu_clock()[0], time.monotonic()
         time.sleep(0.5)
-        busy, first, waited = (cpu_clock()[0] - before) / (time.monotonic() - began), not waited, True
-        if first and busy > IDLE * cpus:
+        busy = (cpu_clock()[0] - before) / (time.monotonic() - began)
+        if busy <= IDLE * cpus or time.monotonic() > end:
+            return round(busy, 2)
+        if not told:
             say(f"{busy:.1f} of {cpus} CPUs are busy: {what} waits for an idle machine, {IDLE_WAIT} s at most")
-    return round(busy, 2)
+        told = True
 
 
 def stop_children():
-    """End all processes that came from this one: ask, wait, kill. Those who lost their parents are our children too."""
-    # horovodrun ends its ranks, which have sessions of their own, if it is asked and not killed
+    """End all processes that came from this one: ask, as horovodrun then ends its ranks within 5 s, wait, kill."""
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 2), (signal.SIGKILL, 2)):
         children = psutil.Process().children(recursive=number == signal.SIGKILL)
         for child in children:
@@ -248,57 +223,39 @@ def stop_children():
         psutil.wait_procs(children, patience)
 
 
-def stop_leftovers():
-    """End what a killed benchmark.py left running, which would disturb every run."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ValueError):
-            pid, began = process.environ().get(MARK, "").split()
-            if not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).create_time() != float(began):
-                say(f"ending process {process.pid}, {process.name()}, which a killed benchmark.py left")
-                process.kill()
-
-
-def read_output(lines, name, n, args, usage):
-    """Return the seconds that a script printed, and the rest of its lines as metadata."""
-    found, numbers = OUTPUT.fullmatch("\n".join(lines)), [(str(i + 1), str(args.epochs)) for i in range(args.epochs)]
-    expected = {"script": name, "devices": str(n), "per": str(n), "batch_size": str(args.batch_size)}
-    expected["seed"] = str(args.seed)
-    epochs = list(zip(*LOSS.findall(found["epochs"]), strict=True)) if found else []
-    if not found or not expected.items() <= found.groupdict().items() or [*zip(*epochs[:2], strict=True)] != numbers:
-        raise RuntimeError(f"malformed output: {str(lines[:30])[:300]}")
-    duration, accuracy, elapsed = float(found["duration"]), float(found["accuracy"]), usage["duration"]
-    # each printed figure is rounded to 0.01
-    if not 0 < duration <= elapsed or sum(map(float, epochs[3])) > duration + 0.01 * (args.epochs + 1) or accuracy > 1:
-        raise RuntimeError(f"impossible figures in {elapsed:.2f} s: {str(lines)[:300]}")
-    metadata = {f"{package}_version": version for package, version in re.findall(r"(\S+) ([^,]+)", found["versions"])}
-    metadata |= {"devices": n, "device": found["device"], "threads": int(found["threads"]), "accuracy": accuracy}
-    return duration, metadata | {"epoch_losses": " ".join(epochs[2]), "epoch_seconds": " ".join(epochs[3])}
-
-
 def run_script(script, python, args, benches, common, log):
     """Run a script once; return its pyperf.Run. RuntimeError says why it failed."""
     metadata = {"name": script.name, "unit": "second", "loops": 1, "date": str(datetime.datetime.now())} | common
-    metadata["sha256"] = hashlib.sha256(script.read_bytes()).hexdigest()
+    metadata |= {"sha256": hashlib.sha256(script.read_bytes()).hexdigest()}
     check_same(benches, metadata, args.output)
     metadata |= {"cpus_busy_before": wait_until_idle(script.name), "load_avg_1min": os.getloadavg()[0]}
-    command = [python, script, "--epochs", args.epochs, "--batch-size", args.batch_size, "--data-dir", args.data_dir]
-    command += ["--device", args.device, "--seed", args.seed]
+    settings = {"--epochs": args.epochs, "--batch-size": args.batch_size, "--data-dir": args.data_dir}
+    settings |= {"--device": args.device, "--seed": common["seed"]}
     n = args.devices if "_mgpu" in script.name or "_hvd" in script.name else 1
-    if "_hvd" in script.name:
-        command = [Path(python).with_name("horovodrun"), "-np", n, "-H", f"localhost:{n}", *command]
-    lines, usage = run([str(word) for word in command + ["--devices", n] * ("_mgpu" in script.name)], args.timeout, log)
-    seconds, found = read_output(lines, script.name, n, args, usage)
-    check_same(benches, metadata | found, args.output)
-    return pyperf.Run([seconds], metadata=metadata | usage | found, collect_metadata=False)
+    settings |= {"--devices": n} if "_mgpu" in script.name else {}
+    command = [Path(python).with_name("horovodrun"), "-np", n, "-H", f"localhost:{n}"] * ("_hvd" in script.name)
+    command += [python, script, *(word for setting in settings.items() for word in setting)]
+    lines, usage = run([str(word) for word in command], args.timeout, log)
+    expected = {"script": script.name, "devices": n, "per": n, "batch_size": args.batch_size, "seed": common["seed"]}
+    found, numbers = OUTPUT.fullmatch("\n".join(lines)), [f"{i + 1}/{args.epochs}" for i in range(args.epochs)]
+    epochs = list(zip(*LOSS.findall(found["epochs"]), strict=True)) if found else [[]]
+    if not found or any(found[key] != str(value) for key, value in expected.items()) or [*epochs[0]] != numbers:
+        raise RuntimeError(f"malformed output: {str(lines[:30])[:300]}")
+    seconds, accuracy, elapsed = float(found["duration"]), float(found["accuracy"]), usage["duration"]
+    if not 0 < seconds <= elapsed or sum(map(float, epochs[2])) > seconds + 0.01 * args.epochs + 0.01 or accuracy > 1:
+        raise RuntimeError(f"impossible figures in {elapsed:.2f} s: {str(lines)[:300]}")
+    metadata |= {f"{name}_version": version for name, version in map(str.split, found["versions"].split(", "))}
+    metadata |= {"devices": n, "device": found["device"], "threads": int(found["threads"]), "accuracy": accuracy}
+    metadata |= usage | {"epoch_losses": " ".join(epochs[1]), "epoch_seconds": " ".join(epochs[2])}
+    check_same(benches, metadata, args.output)
+    return pyperf.Run([seconds], metadata=metadata, collect_metadata=False)
 
 
 def run_all(rounds, pythons, args, common, benches, failures):
     """Run all that is missing; add to benches, which the file then holds, and to failures."""
     count, done, start = sum(len(scripts) for _, scripts in rounds), 0, time.monotonic()
-    for number, scripts in ((number, scripts) for number, scripts in rounds if scripts):
-        wait_until_idle("SGEMM")
-        args.seed = SEED + number - 1
-        common |= {"round": number, "seed": args.seed, "sgemm_gflops": measure_sgemm()}
+    for number, scripts in rounds:
+        common |= {"round": number, "seed": SEED + number - 1, "sgemm_gflops": measure_sgemm()}
         for order, script in enumerate(scripts, 1):
             left = datetime.timedelta(seconds=round((time.monotonic() - start) / max(done, 1) * (count - done)))
             done += 1
@@ -310,7 +267,7 @@ def run_all(rounds, pythons, args, common, benches, failures):
                 result = run_script(script, pythons[script], args, benches, common | {"order": order}, log)
             except RuntimeError as error:
                 failures[script.name] = str(error)
-                say("\n  ".join([f"{script.name} failed: {error}; its last lines:", *(x[:300] for x in [*log][-15:])]))
+                say("\n  ".join([f"{script.name} failed: {error}; its last lines:", *list(log)[-15:]]))
                 with contextlib.suppress(OSError), open(args.output.with_suffix(".log"), "a", errors="replace") as file:
                     print(f"{datetime.datetime.now()} {script.name} failed: {error}", *log, sep="\n", file=file)
                 continue
@@ -323,10 +280,11 @@ def run_all(rounds, pythons, args, common, benches, failures):
 def save(path, benches):
     """Write the result file, at once and whole or not at all; return whether that was possible."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:  # on one disk the renaming is atomic
-            pyperf.BenchmarkSuite(list(benches.values())).dump(f"{folder}/x.json")
-            os.chmod(f"{folder}/x.json", path.stat().st_mode if path.exists() else 0o644)
-            os.replace(f"{folder}/x.json", path)
+        new = path.with_name(f".{path.name}.new")  # on one disk the renaming is atomic
+        pyperf.BenchmarkSuite(list(benches.values())).dump(str(new), replace=True)
+        if path.exists():
+            new.chmod(path.stat().st_mode)
+        new.replace(path)
     except OSError as error:
         say(f"WARNING: cannot write {path}: {error.strerror}: going on; it is tried again after the next run")
         return False
@@ -339,8 +297,9 @@ def lock(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path.with_name(f".{path.name}.lock"), "a+")  # noqa: SIM115 - it stays open
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with tempfile.TemporaryFile(dir=path.parent, buffering=0) as test:  # a full disk is told now
-            test.write(bytes(100_000 + 2 * (path.stat().st_size if path.exists() else 0)))
+        new = path.with_name(f".{path.name}.new")
+        new.write_bytes(bytes(100_000 + 2 * (path.stat().st_size if path.exists() else 0)))  # a full disk is told now
+        new.unlink()
         file.truncate(0)
         print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)
     except BlockingIOError:
@@ -361,112 +320,102 @@ def ask(*command, timeout=ANSWER, env=None):
         return 127, "", f"{command[0]}: {error.strerror}"
     except subprocess.TimeoutExpired:
         process.kill()  # and no waiting: with a broken driver it does not end
-        return 124, "", f"{command[0]} does not answer in {timeout} s"
+        say(f"WARNING: {command[0]} does not answer in {timeout} s")
+        return 124, "", f"{command[0]} does not answer"
     return process.returncode, out.strip(), (errors.strip().splitlines() or ["?"])[-1].removeprefix("error: ")[:300]
 
 
-def positive(text):
-    """Return the whole number in text; argparse reports the ValueError of anything below 1, and of the absurd."""
-    if not 1 <= int(text) <= 100_000:
-        raise ValueError
-    return int(text)
-
-
 def parse_args():
-    """Return the flags; a mistake in them exits with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, data_dir = parser.add_argument, os.environ.get("MNIST_DIR") or HERE / "data"
     output = HERE / "results" / f"{platform.node()}-{datetime.datetime.now():%Y-%m-%d-%H%M%S}.json"
     add("scripts", nargs="*", metavar="SCRIPT", help="default: all mnist_*.py beside this file but PyTorch's")
     add("--all", action="store_true", help="PyTorch's too, whose packages are 5.2 GB")
-    add("--repeats", type=positive, default=1, metavar="R", help="rounds that the file is to have: %(default)s")
-    add("--epochs", type=positive, default=EPOCHS, metavar="N", help="%(default)s")
-    add("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
+    add("--repeats", type=int, default=1, metavar="R", help="rounds that the file is to have: %(default)s")
+    add("--epochs", type=int, default=EPOCHS, metavar="N", help="%(default)s")
+    add("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
     add("--data-dir", type=Path, default=data_dir, metavar="DIR", help="with mnist.npz: $MNIST_DIR, else data")
     add("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
-    add("--devices", type=positive, default=DEVICES, metavar="N", help="of the parallel scripts: %(default)s")
+    add("--devices", type=int, default=DEVICES, metavar="N", help="of the parallel scripts: %(default)s")
     add("--python", action="append", default=[], metavar="mx|tf|torch=PATH", help="interpreter instead of uv's")
-    add("--timeout", type=positive, default=TIMEOUT, metavar="S", help="seconds for one run: %(default)s")
+    add("--timeout", type=int, default=TIMEOUT, metavar="S", help="seconds for one run: %(default)s")
     add("--output", type=Path, default=output, metavar="FILE", help="completes it if it exists: results/HOST-DATE.json")
     args = parser.parse_args()
-    found = [path for path in sorted(HERE.glob("mnist_*.py")) if args.all or kind(path) != "torch"]
+    if not all(1 <= n <= 100_000 for n in (args.repeats, args.epochs, args.batch_size, args.devices, args.timeout)):
+        parser.error("--repeats, --epochs, --batch-size, --devices and --timeout take 1 to 100000")
+    found = [path for path in sorted(HERE.glob("mnist_*.py")) if args.all or not path.name.startswith("mnist_torch")]
     args.scripts = [next(filter(Path.is_file, (Path(x), HERE / x)), Path(x)).resolve() for x in args.scripts] or found
-    if missing := [path for path in args.scripts or [HERE / "mnist_*.py"] if not path.is_file()]:
-        parser.error(f"no such script: {missing[0]}")
-    if len({path.name for path in args.scripts}) < len(args.scripts):
-        parser.error("two scripts of one name")
+    missing = [path for path in args.scripts or [HERE / "mnist_*.py"] if not path.is_file()]
+    if missing or len({path.name for path in args.scripts}) < len(args.scripts):
+        parser.error(f"no such script: {missing[0]}" if missing else "two scripts of one name")
+    args.kinds = {path: f"{path.stem}__".split("_")[1] for path in args.scripts}  # mnist_KIND_...: the environment
     args.python = {name: Path(path) for name, _, path in (text.partition("=") for text in args.python)}
-    if not args.python.keys() <= ENVIRONMENTS.keys():
-        parser.error("--python takes mx=PATH, tf=PATH or torch=PATH")
-    if args.output.suffix != ".json":  # the plot lies beside it, by the same name
-        parser.error(f"--output {args.output} does not end with .json")
+    if not args.python.keys() <= ENVIRONMENTS.keys() or args.output.suffix != ".json":  # the plot lies beside it
+        parser.error(f"--python takes mx=PATH, tf=PATH or torch=PATH; --output {args.output} has to end with .json")
     args.output, args.data_dir = Path(os.path.realpath(args.output)), args.data_dir.absolute()  # a link stays a link
     return args
 
 
 def benchmark(args, benches, failures):
     """Prepare everything, say what it brings, run everything; add what is done to benches and to the file."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ValueError):
+            pid, began = process.environ().get(MARK, "").split()
+            if not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).create_time() != float(began):
+                say(f"ending process {process.pid}, {process.name()}: a killed benchmark.py left it, it would disturb")
+                process.kill()
     try:
         if args.output.exists():
             benches |= {bench.get_name(): bench for bench in pyperf.BenchmarkSuite.load(str(args.output))}
-        have = {(name, run.get_metadata()["round"]) for name, bench in benches.items() for run in bench.get_runs()}
-        rounds = []
+        rounds, have = [], {(name, r.get_metadata()["round"]) for name, b in benches.items() for r in b.get_runs()}
         for number in range(1, args.repeats + 1):
             order = random.Random(SEED + number - 1).sample(sorted(args.scripts), len(args.scripts))
-            rounds.append((number, [script for script in order if (script.name, number) not in have]))
+            if missing := [script for script in order if (script.name, number) not in have]:
+                rounds.append((number, missing))
         common = describe_machine() | {"epochs": args.epochs, "batch_size": args.batch_size}
         gflops, runs = measure_sgemm(), sum(len(scripts) for _, scripts in rounds)
         check_same(benches, common | {"sgemm_gflops": gflops}, args.output)
         minutes = runs * (args.epochs * EPOCH_FLOP / (EFFICIENCY * gflops * 1e9) + 10) / 60
-        say(
-            f"{runs} runs, {args.epochs} epochs each: some {minutes:.0f} minutes if on CPUs ({gflops:.0f} GFLOP/s here)"
-        )
-        brings = [text for name, text in ENVIRONMENTS.items() if name in {*map(kind, args.scripts)} - {*args.python}]
+        say(f"{runs} runs, epochs {args.epochs}: some {minutes:.0f} minutes if on CPUs (SGEMM: {gflops:.0f} GFLOP/s)")
+        brings = [text for name, text in ENVIRONMENTS.items() if name in {*args.kinds.values()} - {*args.python}]
         brings += ["Horovod, built in 2 minutes"] * ("_hvd" in str(args.scripts) and "mx" not in args.python)
         brings += ["MNIST 12 MB"] * (not (args.data_dir / "mnist.npz").is_file())
-        if brings:
-            say(f"first, what is not there yet of these is downloaded: {', '.join(brings)}")
-        pythons = find_pythons(args.scripts, args, failures)
+        say(f"to be downloaded first, what is not there yet of these: {', '.join(brings) or 'nothing'}")
+        pythons = find_pythons(args, failures)
         args.data_dir, found = find_data(args.data_dir, *next(iter(pythons.items())))
         check_same(benches, common | found, args.output)
-    except RuntimeError as error:
-        sys.exit(f"error: {error}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        benches.clear()
-        sys.exit(f"error: {args.output} is no result file of this benchmark.py ({error!r:.100}): name another --output")
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        other = f"{args.output} is no result file of this benchmark.py ({error!r:.100}): name another --output"
+        sys.exit(f"error: {error if isinstance(error, RuntimeError) else other}")
     run_all(rounds, pythons, args, common | found, benches, failures)
 
 
-def interrupt(number, _):
-    """Turn a signal into an exception, and ignore those that follow: the cleaning up is not to be interrupted."""
-    for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt(128 + number)
-
-
 def main():
-    """Run, and have the file shown."""
     while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a closed stream's number would go to the next file opened
         os.set_inheritable(null, True)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    logging.raiseExceptions = False
+    logging.raiseExceptions = False  # nobody may be reading
     args = parse_args()
-    for number in (
-        x for x in SIGNALS if x == signal.SIGINT or signal.getsignal(x) != signal.SIG_IGN
-    ):  # nohup is to hold
-        signal.signal(number, interrupt)
+
+    def interrupt(number, _):
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_IGN)  # the cleaning up is not to be interrupted
+        raise KeyboardInterrupt(128 + number)
+
+    for number in SIGNALS:
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup is to hold
+            signal.signal(number, interrupt)
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: processes that lose their parents become our children
-    benches, failures, status, saved, held = {}, {}, 0, True, lock(args.output)
+    benches, failures, status, held = {}, {}, 0, lock(args.output)
     try:
-        stop_leftovers()
         benchmark(args, benches, failures)
     except KeyboardInterrupt as interruption:
         status = interruption.args[0]
         say(f"interrupted: the same command with --output {args.output} completes what is missing")
     finally:
         stop_children()
-        saved = not benches or save(args.output, benches)  # an interruption or a full disk may have come between
         Path(held.name).unlink(missing_ok=True)
+    saved = not benches or save(args.output, benches)  # an interruption or a full disk may have come between
     if benches:  # shown too if it cannot be saved
         command = [sys.executable, HERE / "report.py", args.output if saved else "-"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as report, contextlib.suppress(OSError):
