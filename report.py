@@ -233,7 +233,7 @@ def describe(rows):
     found = {(key[:-8], run[key]) for run in runs for key in run if re.search("(?<!perf|thon)_version$", key)}
     days, pythons = (sorted({str(run[key])[:10] for run in runs}) for key in ("date", "python_version"))
     speed, days = max(run.get("sgemm_gflops", 0) for run in runs), " to ".join(dict.fromkeys([days[0], days[-1]]))
-    cpu = f"{one['cpu_model_name']}, {one['cpus_used']} cores" + f", SGEMM {speed:.0f} GFLOP/s" * bool(speed)
+    cpu = f"{one['cpu_model_name']}, {one['cpus_used']} cores" + f", SGEMM {speed:.0f} GFLOP/s a core" * bool(speed)
     memory = one.get("memory") or f"{one['memory_gib']:.0f} GiB"
     gpu = "no GPU" if one["gpu"] == "none" else f"{one['gpu']}, driver {one['gpu_driver']}"
     return [
