@@ -44,17 +44,18 @@ def read_run(run):
     data["times"], data["losses"] = ([float(x) for x in data[f"epoch_{key}"].split()] for key in ("seconds", "losses"))
     data["seconds"] = run.values[0]
     keys = "epochs", "batch_size", "devices", "train_images", "test_images", "cpus_used"
+    texts = "".join(data[key] for key in ("name", "data", "date", "os", "platform", "gpu", "gpu_driver"))
     figures = [value for value in data.values() if isinstance(value, (int, float))] + data["times"] + data["losses"]
     fine = all(isinstance(data.get(key, 1), int) and 0 < data.get(key, 1) < 10**9 for key in keys)
     fine = fine and all(0 <= figure < 1e15 for figure in figures) and all(str(x).isprintable() for x in data.values())
     fine = fine and len(data["times"]) == len(data["losses"]) == data["epochs"] and data["accuracy"] <= 1
-    if not fine or data["device"] not in ("cpu", "gpu"):
+    if not fine or not texts or data["device"] not in ("cpu", "gpu"):
         raise ValueError("impossible values")
     if data["data"] == "MNIST" and data.get("data_sha256") != MNIST:  # it is MNIST by the hash of its arrays only
         data["data"] = "not MNIST" if "data_sha256" in data else "MNIST by name: an earlier file, without hash"
-    lost = max(data.get("steal_seconds", 0), data.get("cpu_seconds_of_others", 0))
     # an earlier file has the load average only, and in it the run before
     busy = data.get("cpus_busy_before", data.get("load_avg_1min", 0) - data["cpus_used"]) > BUSY * data["cpus_used"]
+    lost = max(data.get("steal_seconds", 0), data.get("cpu_seconds_of_others", 0))
     data["disturbed"] = busy or lost > max(LOST * data["cpus_used"] * data.get("duration", 0), 0.3)
     return data
 
@@ -278,9 +279,8 @@ def draw(rows, path):
     handles = [plt.Rectangle((0, 0), 1, 1, label=x, fc="gray", alpha=a, hatch=h) for x, (a, h, _) in STYLES.items()]
     handles.append(plt.Line2D([], [], color="black", marker="o", linestyle="", label="a run"))
     figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9, frameon=False)
-    title, text = f"MNIST benchmark: {rows[0]['data']}", "\n".join(describe(rows))
-    figure.suptitle(title, fontsize=12)
-    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
+    figure.suptitle(title := f"MNIST benchmark: {rows[0]['data']}")
+    figure.supxlabel(text := "\n".join(describe(rows)), fontsize=8, x=0.01, ha="left")
     figure.savefig(image := io.BytesIO(), dpi=110, metadata={"Title": title, "Description": text})
     write(path, image.getvalue())
 
