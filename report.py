@@ -259,6 +259,7 @@ def draw(rows, path):
     figure, axes = plt.subplots(len(kinds), 2, **options)
     for (bars, lines), kind in zip(axes, kinds, strict=True):
         y, ticks, some = 0.0, {}, [row for row in rows if row["device"] == kind]
+        widest = max(run["seconds"] for row in some for run in row["runs"])
         for row in some:
             y += 1 if row["api"] in ticks else 1.7
             ticks.setdefault(row["api"], []).append(y)
@@ -266,20 +267,19 @@ def draw(rows, path):
             bars.barh(y, row["mean"], 0.95, color=color, alpha=alpha, hatch=hatch, edgecolor="white")
             seconds = [run["seconds"] for run in row["runs"]]
             bars.plot(seconds, [y] * len(seconds), "o", color="black", markersize=4.5, markeredgecolor="white")
-            bars.text(1.01 * max(*seconds, row["mean"]), y, f"{row['mean']:.1f} s", va="center", fontsize=8)
+            bars.text(max(*seconds, row["mean"]) + 0.015 * widest, y, f"{row['mean']:.1f} s", va="center", fontsize=8)
             times, losses = (np.mean([run[key] for run in row["runs"]], axis=0) for key in ("times", "losses"))
             label = row["label"].removeprefix("mnist_")
             lines.plot(np.cumsum(times), losses, line, color=color, marker=".", label=label)
         bars.set_yticks([sum(ys) / len(ys) for ys in ticks.values()], [api.removeprefix("mnist_") for api in ticks])
-        bars.set(title=f"on {kind.upper()}s: shorter is faster", xlabel="seconds of training", ylim=(y + 0.8, 0.9))
-        bars.set_xlim(0, 1.12 * max(run["seconds"] for row in some for run in row["runs"]))
+        bars.set(title=f"on {kind.upper()}s", xlabel="seconds", ylim=(y + 0.8, 0.9), xlim=(0, 1.13 * widest))
         lines.set(title=f"on {kind.upper()}s", xlabel="seconds of training", ylabel="training loss", yscale="log")
         lines.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
         lines.legend(fontsize=8, ncols=2, handlelength=3.5)
     handles = [plt.Rectangle((0, 0), 1, 1, label=x, fc="gray", alpha=a, hatch=h) for x, (a, h, _) in STYLES.items()]
     handles.append(plt.Line2D([], [], color="black", marker="o", linestyle="", label="a run"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9, frameon=False)
-    figure.suptitle(title := f"MNIST benchmark: {rows[0]['data']}")
+    figure.legend(handles=handles, loc="outside upper right", ncols=4, fontsize=9, frameon=False)
+    figure.suptitle(title := f"MNIST benchmark ({rows[0]['data']}): shorter is faster", x=0.01, ha="left")
     figure.supxlabel(text := "\n".join(describe(rows)), fontsize=8, x=0.01, ha="left")
     figure.savefig(image := io.BytesIO(), dpi=110, metadata={"Title": title, "Description": text})
     write(path, image.getvalue())

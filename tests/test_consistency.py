@@ -202,7 +202,9 @@ def test_runner_is_tested_with_its_own_versions():
     """uv run benchmark.py takes its packages from its header; the tests run it in the project's environment."""
     with open(ROOT / "pyproject.toml", "rb") as file:
         project = tomllib.load(file)["dependency-groups"]["dev"]
-    assert set(header("benchmark.py")["dependencies"]) <= set(project)
+    for program in ("benchmark.py", "report.py"):
+        assert set(header(program)["dependencies"]) <= set(project)
+    assert set(header("report.py")["dependencies"]) <= set(header("benchmark.py")["dependencies"])  # which starts it
 
 
 def test_stand_in_digits_need_no_further_download():
