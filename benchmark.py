@@ -41,9 +41,9 @@ import pyperf
 
 EPOCHS, BATCH_SIZE, DEVICES, SEED = 10, 500, 2, 42  # images per device and step; of parallel scripts; first seed
 TIMEOUT, ANSWER, DOWNLOAD, GRACE = 7200, 60, 3600, 10  # seconds: for a run, a command, uv or MNIST, to end if asked
-IDLE, IDLE_WAIT, SGEMM_SECONDS = 0.1, 60, 2  # of the CPUs may be busy before a run; seconds, at most, to wait for that
+IDLE, IDLE_WAIT, SGEMM_SECONDS = 0.1, 30, 2  # of the CPUs may be busy before a run; seconds, at most, to wait for that
 SAME = {"sgemm_gflops": 1.3, "memory_gib": 1.05}  # ratios up to which it is the same machine
-EPOCH_FLOP, EFFICIENCY = 60_000 * 72e6, 0.5  # of an epoch; of SGEMM's speed, over eleven scripts: to estimate the time
+EPOCH_FLOP, EFFICIENCY = 60_000 * 72e6, 0.5  # of an epoch; of SGEMM's speed, a script's, roughly: to estimate the time
 HERE = Path(__file__).resolve().parent
 MNIST = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"  # SHA-256 of its four arrays
 MARK = "MNIST_BENCHMARK"  # the variable by which a run's processes are known
