@@ -82,7 +82,7 @@ def copy(folder, **constants):
     """Copy the two programs into a folder, where they find no scripts, with other constants."""
     text = (ROOT / "benchmark.py").read_text()
     for old, new in (
-        ("0.1, 60, 2  #", "0.1, 0, 0.1  #"),
+        ("0.1, 30, 2  #", "0.1, 0, 0.1  #"),
         *((key.replace("_", " "), new) for key, new in constants.items()),
     ):
         assert old in text
