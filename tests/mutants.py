@@ -91,7 +91,7 @@ WORK = [
     (
         ["sym_mgpu", "gluon_mgpu"],
         "        batches.reset()  # reshuffles\n",
-        "        batches.hard_reset()\n",
+        "        batches.cursor = -batch_size\n",
         "reshuffled before every epoch",
     ),
     (TF, ".shuffle(len(images))", "", "reshuffled before every epoch"),
