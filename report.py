@@ -194,7 +194,7 @@ def make_verdict(found):
         text += f"; {names(short)} cannot be ranked yet" if ranked and short else ""
         sentences.append(f"On {title}: {text}.")
     for device, what in (("cpu", "Several devices on one CPU share its cores and cost"), ("gpu", "Several GPUs cost")):
-        pairs = [row for _, rows in found for row in rows if "against_one" in row and row["device"] == device]
+        pairs = [x for _, rows in found for x in rows if x["device"] == device and x.get("against_one", (0, 0))[1]]
         ends = sorted(pairs, key=lambda row: row["against_one"][0])[:: max(len(pairs) - 1, 1)]
         each = " to ".join(f"{percent(*row['against_one'])} ({row['label']})" for row in ends)
         sentences += [f"{what} {each} in time over one."] if pairs else []
