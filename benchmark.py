@@ -49,6 +49,7 @@ MNIST = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"  # SH
 MARK = "MNIST_BENCHMARK"  # the variable by which a run's processes are known
 ENVIRONMENTS = {"mx": "MXNet 0.4 GB", "tf": "TensorFlow 1.5 GB", "torch": "PyTorch 5.2 GB"}  # by mnist_NAME_...
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+STOPPED = []  # the exit status for a signal that came: an exception that is raised in a destructor would be lost
 LOSS = re.compile(r"epoch +(\d+/\d+)  loss (\d+\.\d{4})  (\d+\.\d\d) s")
 OUTPUT = re.compile(
     r"(?P<script>.+?): (?P<versions>(?:[^\s,]+ [^\s,]+, )+python [^\s,]+), (?P<devices>[1-9]\d*) x (?P<device>cpu|gpu), "
@@ -149,11 +150,10 @@ def check_same(benches, new, path):
 
 
 def run(command, timeout, log):
-    """Run a command, leave no process of it; return the lines of its stdout and what it used. RuntimeError: it failed."""
+    """Run a command in a session of its own; leave no process; return its lines and use. RuntimeError: it failed."""
     path = f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # horovodrun has helpers there
     environment = INHERITED | {"PATH": path, MARK: f"{os.getpid()} {psutil.Process().create_time()}"}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
-    options["start_new_session"] = True  # Ctrl-C is for this process, which then ends the others in order
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, "start_new_session": True}
     options["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if this is killed
     lines, peak, before, began = [], 0, cpu_clock(), time.perf_counter()
 
@@ -171,8 +171,8 @@ def run(command, timeout, log):
         for reader in readers:
             reader.start()
         while process.poll() is None:  # not until the end of its output, which a daemon may hold open
-            if time.perf_counter() - began > timeout:
-                raise RuntimeError(f"not done after --timeout {timeout} s")
+            if STOPPED or time.perf_counter() - began > timeout:
+                raise KeyboardInterrupt(*STOPPED) if STOPPED else RuntimeError(f"not done after --timeout {timeout} s")
             with contextlib.suppress(psutil.Error):  # a child may end meanwhile
                 peak = max(peak, sum(p.memory_info().rss for p in psutil.Process().children(recursive=True)))
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -209,8 +209,7 @@ def wait_until_idle(what):
         if busy <= IDLE * cpus or time.monotonic() > end:
             return round(busy, 2)
         if not told:
-            say(f"{busy:.1f} of {cpus} CPUs are busy: {what} waits for an idle machine, {IDLE_WAIT} s at most")
-        told = True
+            told = not say(f"{busy:.1f} of {cpus} CPUs busy: {what} waits for an idle machine, {IDLE_WAIT} s at most")
 
 
 def stop_children():
@@ -400,7 +399,8 @@ def main():
     def interrupt(number, _):
         for other in SIGNALS:
             signal.signal(other, signal.SIG_IGN)  # the cleaning up is not to be interrupted
-        raise KeyboardInterrupt(128 + number)
+        STOPPED.append(128 + number)
+        raise KeyboardInterrupt(*STOPPED)
 
     for number in SIGNALS:
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup is to hold

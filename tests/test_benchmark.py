@@ -206,7 +206,7 @@ def test_memory_and_cpu_are_of_all_processes(tmp_path, run):
     )
     assert status == 0, err
     metadata = results(tmp_path / "x.json")["mnist_mx_a.py"][0]
-    assert 3e8 < metadata["mem_max_rss"] < 5e8 and 0.4 < metadata["cpu_seconds"] < 3
+    assert 3e8 < metadata["mem_max_rss"] < 7e8 and 0.4 < metadata["cpu_seconds"] < 3
 
 
 def test_busy_machine_is_waited_for_and_marked(tmp_path, run):
