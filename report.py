@@ -20,13 +20,14 @@ import io
 import math
 import os
 import re
+import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyperf
+import scipy  # its stats load where they are used, as they take seconds
 import tabulate
-from scipy import stats
 
 RUNS, LEVEL = 3, 0.95  # of a script, at least, for a verdict; of confidence
 PRINTED = 0.01 / math.sqrt(12)  # seconds: standard deviation of what a script's two decimals hide
@@ -83,8 +84,9 @@ def make_row(runs):
     row["rate"] = row["train_images"] // step * step * len(times) / max(sum(times), 0.01)
     row |= {"spread": (high - low) / 2, "peak": max(run.get("mem_max_rss", 0) for run in runs)}
     row["accuracy"], n = np.mean([run["accuracy"] for run in runs]), row.get("test_images", 10_000)
-    low, high = stats.binomtest(round(row["accuracy"] * n), n).proportion_ci(LEVEL, "wilson")
-    row |= {"half": (high - low) / 2, "disturbed": sum(run["disturbed"] for run in runs)}
+    z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)  # Wilson's interval
+    row["half"] = z * math.sqrt(n * row["accuracy"] * (1 - row["accuracy"]) + z**2 / 4) / (n + z**2)
+    row["disturbed"] = sum(run["disturbed"] for run in runs)
     style = [*STYLES][2 if "_hvd" in row["name"] else row["devices"] > 1]
     return row | {"api": re.sub("_mgpu|_hvd", "", row["label"]), "style": style}
 
@@ -93,7 +95,7 @@ def rank(rows):
     """Give the rows of one table their ranks and intervals; the error holds for the whole table (Games-Howell)."""
     rows = sorted((row for row in rows if not row["missing"]), key=lambda row: row["mean"])
     logs = [row["logs"] for row in rows]
-    alike = stats.tukey_hsd(*logs, equal_var=False).pvalue > 1 - LEVEL if len(rows) > 1 else None
+    alike = scipy.stats.tukey_hsd(*logs, equal_var=False).pvalue > 1 - LEVEL if len(rows) > 1 else None
     rest, place = list(range(len(rows))), 0
     while rest:  # those that cannot be told from the fastest of the rest share its rank
         first, place = rest[0], place + 1
@@ -104,7 +106,7 @@ def rank(rows):
     for row in rows[1:]:  # as tukey_hsd(...).confidence_interval(), which takes seconds for all pairs
         parts = [np.var(x, ddof=1) / len(x) for x in (logs[0], row["logs"])]
         df = sum(parts) ** 2 / (parts[0] ** 2 / (len(logs[0]) - 1) + parts[1] ** 2 / (len(row["logs"]) - 1))
-        radius = stats.studentized_range.ppf(LEVEL, len(rows), df) * math.sqrt(sum(parts) / 2)
+        radius = scipy.stats.studentized_range.ppf(LEVEL, len(rows), df) * math.sqrt(sum(parts) / 2)
         row["relative"] = [math.exp(row["logs"].mean() - logs[0].mean() + x) for x in (0, -radius, radius)]
 
 
@@ -113,7 +115,7 @@ def welch(old, new, level=LEVEL):
     ratio = new["mean"] / old["mean"]
     if old["missing"] or new["missing"]:
         return ratio, None, None
-    low, high = stats.ttest_ind(new["logs"], old["logs"], equal_var=False).confidence_interval(level)
+    low, high = scipy.stats.ttest_ind(new["logs"], old["logs"], equal_var=False).confidence_interval(level)
     return ratio, math.exp(low), math.exp(high)
 
 
@@ -246,18 +248,15 @@ def describe(rows):
 
 def draw(rows, path):
     """Draw a PNG: seconds on the left, loss over seconds on the right; one pair of panels for CPUs, one for GPUs."""
-    import matplotlib  # here, as it takes a second
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import figure, lines, patches  # here, as they take a second
 
     apis = list(dict.fromkeys(row["api"] for row in sorted(rows, key=lambda row: row["mean"])))
     rows = sorted(rows, key=lambda row: (apis.index(row["api"]), row["devices"], "_hvd" in row["name"]))
     kinds = sorted({row["device"] for row in rows})
     heights = [1 + 0.32 * sum(row["device"] == kind for row in rows) for kind in kinds]
-    options = {"squeeze": False, "layout": "constrained", "height_ratios": heights, "figsize": (13, 2.2 + sum(heights))}
-    figure, axes = plt.subplots(len(kinds), 2, **options)
-    for (bars, lines), kind in zip(axes, kinds, strict=True):
+    picture = figure.Figure((13, 2.2 + sum(heights)), layout="constrained")
+    axes = picture.subplots(len(kinds), 2, squeeze=False, height_ratios=heights)
+    for (bars, curves), kind in zip(axes, kinds, strict=True):
         y, ticks, some = 0.0, {}, [row for row in rows if row["device"] == kind]
         widest = max(run["seconds"] for row in some for run in row["runs"])
         for row in some:
@@ -270,18 +269,18 @@ def draw(rows, path):
             bars.text(max(*seconds, row["mean"]) + 0.015 * widest, y, f"{row['mean']:.1f} s", va="center", fontsize=8)
             times, losses = (np.mean([run[key] for run in row["runs"]], axis=0) for key in ("times", "losses"))
             label = row["label"].removeprefix("mnist_")
-            lines.plot(np.cumsum(times), losses, line, color=color, marker=".", label=label)
+            curves.plot(np.cumsum(times), losses, line, color=color, marker=".", label=label)
         bars.set_yticks([sum(ys) / len(ys) for ys in ticks.values()], [api.removeprefix("mnist_") for api in ticks])
         bars.set(title=f"on {kind.upper()}s", xlabel="seconds", ylim=(y + 0.8, 0.9), xlim=(0, 1.13 * widest))
-        lines.set(title=f"on {kind.upper()}s", xlabel="seconds of training", ylabel="training loss", yscale="log")
-        lines.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
-        lines.legend(fontsize=8, ncols=2, handlelength=3.5)
-    handles = [plt.Rectangle((0, 0), 1, 1, label=x, fc="gray", alpha=a, hatch=h) for x, (a, h, _) in STYLES.items()]
-    handles.append(plt.Line2D([], [], color="black", marker="o", linestyle="", label="a run"))
-    figure.legend(handles=handles, loc="outside upper right", ncols=4, fontsize=9, frameon=False)
-    figure.suptitle(title := f"MNIST benchmark ({rows[0]['data']}): shorter is faster", x=0.01, ha="left")
-    figure.supxlabel(text := "\n".join(describe(rows)), fontsize=8, x=0.01, ha="left")
-    figure.savefig(image := io.BytesIO(), dpi=110, metadata={"Title": title, "Description": text})
+        curves.set(title=f"on {kind.upper()}s", xlabel="seconds of training", ylabel="training loss", yscale="log")
+        curves.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+        curves.legend(fontsize=8, ncols=2, handlelength=3.5)
+    handles = [patches.Rectangle((0, 0), 1, 1, label=x, fc="gray", alpha=a, hatch=h) for x, (a, h, _) in STYLES.items()]
+    handles.append(lines.Line2D([], [], color="black", marker="o", linestyle="", label="a run"))
+    picture.legend(handles=handles, loc="outside upper right", ncols=4, fontsize=9, frameon=False)
+    picture.suptitle(title := f"MNIST benchmark ({rows[0]['data']}): shorter is faster", x=0.01, ha="left")
+    picture.supxlabel(text := "\n".join(describe(rows)), fontsize=8, x=0.01, ha="left")
+    picture.savefig(image := io.BytesIO(), dpi=110, metadata={"Title": title, "Description": text})
     write(path, image.getvalue())
 
 
