@@ -1,11 +1,13 @@
 """report.py: known numbers give known tables, the verdict's error rate, comparison, README, and damaged files."""
 
-import itertools
+import contextlib
+import io
 import json
 import math
 import os
 import random
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -36,20 +38,12 @@ def write(path, durations, **more):
     """Write a result file with known durations {script: seconds of each run}."""
     benches = []
     for name, seconds in durations.items():
-        metadata = {
-            "name": name,
-            "devices": 2 if "_mgpu" in name or "_hvd" in name else 1,
-            "device": "cpu",
-            "threads": 4,
-        }
+        devices = 2 if "_mgpu" in name or "_hvd" in name else 1
+        metadata = {"name": name, "devices": devices, "device": "cpu", "threads": 4}
         metadata |= {"epochs": 3, "batch_size": 500, "train_images": 60_300, "test_images": 10_000, "data": "MNIST"}
         metadata |= {"epoch_seconds": "9.00 2.00 4.00", "epoch_losses": "0.4000 0.2000 0.1000", "accuracy": 0.99}
-        metadata |= {
-            "mxnet_version": "1.9.1",
-            "python_version": "3.11.7",
-            "cpu_model_name": "Known CPU",
-            "cpus_used": 4,
-        }
+        metadata |= {"mxnet_version": "1.9.1", "python_version": "3.11.7"}
+        metadata |= {"cpu_model_name": "Known CPU", "cpus_used": 4}
         metadata |= {"memory_gib": 23.5, "gpu": "none", "gpu_driver": "none", "os": "Known OS", "platform": "Linux-6"}
         metadata |= {"date": "2026-11-23 12:00:00", "unit": "second", "data_sha256": report.MNIST, "mem_max_rss": 10**9}
         metadata |= {
@@ -65,12 +59,28 @@ def write(path, durations, **more):
     return path
 
 
-def run(*arguments, program=ROOT / "report.py", **environment):
-    """Return exit status, stdout and stderr of report.py."""
-    command, environment = [sys.executable, program, *map(str, arguments)], os.environ | environment
+def start(*arguments, **environment):
+    """Return exit status, stdout and stderr of report.py in a process of its own, as a person starts it."""
+    command, environment = [sys.executable, ROOT / "report.py", *map(str, arguments)], os.environ | environment
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
+
+
+def run(*arguments, program=ROOT / "report.py"):
+    """Return the same of the program run in this process, which has imported already what takes seconds."""
+    out, err, argv, status = io.StringIO(), io.StringIO(), sys.argv, 0
+    sys.argv = [str(program), *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+        err.write("" if end.code == status else f"{end.code}\n")
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return status, out.getvalue(), err.getvalue()
 
 
 def table(text):
@@ -87,8 +97,8 @@ def rows_of(durations):
 
 
 def test_table_of_known_numbers(tmp_path):
-    status, out, err = run(write(tmp_path / "known.json", KNOWN))
-    assert status == 0, err
+    status, out, err = start(write(tmp_path / "known.json", KNOWN))
+    assert status == 0 and run(tmp_path / "known.json") == (status, out, err), err
     rows = table(out)
     assert list(rows) == [f"mnist_mx_{x}" for x in ("gluon", "sym", "keras", "gluon_mgpu", "gluon_hvd")]
     # 60,300 images are 120 steps of 500; after the first epoch, 2 + 4 seconds for two epochs
@@ -112,11 +122,8 @@ def test_table_of_known_numbers(tmp_path):
 
 def test_wide_tables_and_thirteen_rows(tmp_path):
     """GPU and CPU are never in one table; whatever the names, no table is wider than 120 characters."""
-    names = [
-        f"mnist_{x}{end}.py"
-        for x in ("mx_gluon", "mx_gluon_ds", "mx_keras", "mx_sym", "tf_keras", "torch")
-        for end in ("", "_mgpu")
-    ]
+    apis = "mx_gluon", "mx_gluon_ds", "mx_keras", "mx_sym", "tf_keras", "torch"
+    names = [f"mnist_{x}{end}.py" for x in apis for end in ("", "_mgpu")]
     known = {name: [10.0 + i, 10.1 + i, 10.3 + i] for i, name in enumerate([*names, "mnist_mx_gluon_hvd.py"])}
     gpus = write(tmp_path / "gpu.json", known, device="gpu", gpu="2 x X", gpu_driver="1")
     status, out, err = run(gpus)
@@ -124,9 +131,8 @@ def test_wide_tables_and_thirteen_rows(tmp_path):
     assert table(out)["mnist_mx_gluon_mgpu"][-2:] == ["0.91", "46%"] and "ran on its CPU" not in out
     both = pyperf.BenchmarkSuite.load(str(gpus))
     long = f"mnist_mx_{'x' * 99}.py"
-    for bench in pyperf.BenchmarkSuite.load(
-        str(write(tmp_path / "cpu.json", {long: [1.0]}, gpu="2 x X", gpu_driver="1"))
-    ):
+    cpus = write(tmp_path / "cpu.json", {long: [1.0]}, gpu="2 x X", gpu_driver="1")
+    for bench in pyperf.BenchmarkSuite.load(str(cpus)):
         both.add_benchmark(bench)
     both.dump(str(tmp_path / "both.json"))
     status, out, err = run(tmp_path / "both.json")
@@ -170,13 +176,9 @@ def test_ranks_are_those_of_games_howell():
 
 def test_runs_without_spread(tmp_path):
     """Seconds are printed with two decimals: a spread below that is not known, and is no proof."""
-    same = {
-        "mnist_mx_a.py": [0.03] * 3,
-        "mnist_mx_b.py": [0.03] * 3,
-        "mnist_mx_c.py": [0.04] * 4,
-        "mnist_mx_d.py": [9.0] * 3,
-    }
-    status, out, err = run(write(tmp_path / "x.json", same))
+    same = {"mnist_mx_a.py": [0.03] * 3, "mnist_mx_b.py": [0.03] * 3}
+    same |= {"mnist_mx_c.py": [0.04] * 4, "mnist_mx_d.py": [9.0] * 3}
+    status, out, err = start(write(tmp_path / "x.json", same))
     assert status == 0 and "nan" not in out and not err, err
     assert [row[4] for row in table(out).values()] == ["1", "1", "2", "3"]
 
@@ -184,14 +186,13 @@ def test_runs_without_spread(tmp_path):
 @pytest.mark.parametrize("counts", [[3] * 6, [5] * 6, [3, 10, 5, 3, 4, 10]])
 def test_alike_scripts_are_seldom_told_apart(counts, monkeypatch):
     """In 8 % of the tables at most; seconds vary between processes, and epochs within one."""
-    monkeypatch.setattr(report.stats, "studentized_range", type("NoInterval", (), {"ppf": lambda *_: 1.0}))
+    monkeypatch.setattr(stats.studentized_range, "ppf", lambda *_: 1.0)  # no intervals: fast
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(150):
         runs = [10 * np.exp(rng.normal(0, 0.01, n)) + rng.normal(0, 0.1, (10, n)).sum(axis=0) for n in counts]
-        pairs = itertools.combinations(map(np.log, runs), 2)
-        if any(
-            stats.ttest_ind(a, b, equal_var=False).pvalue < 0.05 for a, b in pairs
-        ):  # else Games-Howell sees none: fast
+        means, errors = np.transpose([(np.log(x).mean(), np.log(x).std(ddof=1)) for x in runs])
+        parts = (part[side] for side in np.triu_indices(6, 1) for part in (means, errors, np.array(counts)))
+        if min(stats.ttest_ind_from_stats(*parts, equal_var=False).pvalue) < 0.05:  # else Games-Howell sees none: fast
             wrong += any(row["rank"] > 1 for row in rows_of(runs))
     assert wrong <= 0.08 * 150
 
@@ -260,13 +261,14 @@ def test_files_that_are_none(tmp_path):
         (tmp_path / name).write_text(good)
         assert run(tmp_path / name)[0] == 2 and (tmp_path / name).read_text() == good
     (tmp_path / "folder.json").mkdir()
-    for name, text in (
-        ("x.json", '{"version": "1.0"}'),
-        ("y.json", ""),
-        ("z.json", "[" * 100_000),
-        ("none.json", None),
-        ("folder.json", None),
-    ):
+    texts = {
+        "x.json": '{"version": "1.0"}',
+        "y.json": "",
+        "z.json": "[" * 100_000,
+        "none.json": None,
+        "folder.json": None,
+    }
+    for name, text in texts.items():
         if text is not None:
             (tmp_path / name).write_text(text)
         status, out, err = run(tmp_path / name)
@@ -297,17 +299,15 @@ def test_damaged_files(tmp_path):
 
 def test_nobody_reads_and_no_utf8(tmp_path):
     file = write(tmp_path / "x.json", KNOWN)
-    for redirection in (">&-", "> /dev/full", "| head -1", "2>&-"):
-        (tmp_path / "x.png").unlink(missing_ok=True)
-        done = subprocess.run(
-            f"'{sys.executable}' '{ROOT}/report.py' '{file}' {redirection}",
-            shell=True,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0 and "Traceback" not in done.stderr and (tmp_path / "x.png").is_file(), done.stderr
-    status, out, err = run(file, PYTHONIOENCODING="ascii")
+    command, processes = f"'{sys.executable}' '{ROOT}/report.py' '{tmp_path}/", []
+    for i, redirection in enumerate((">&-", "> /dev/full", "| head -1", "2>&-")):
+        shutil.copy(file, tmp_path / f"{i}.json")
+        line = f"{command}{i}.json' {redirection}"
+        processes.append(subprocess.Popen(line, shell=True, stdout=-1, stderr=-1, text=True))
+    for i, process in enumerate(processes):
+        _, err = process.communicate()
+        assert process.returncode == 0 and "Traceback" not in err and (tmp_path / f"{i}.png").is_file(), err
+    status, out, err = start(file, PYTHONIOENCODING="ascii")
     assert status == 0 and "1.01 +- 0.06" in out and out.isascii(), err
 
 
