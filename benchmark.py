@@ -41,7 +41,7 @@ import pyperf
 
 EPOCHS, BATCH_SIZE, DEVICES, SEED = 10, 500, 2, 42  # images per device and step; of parallel scripts; first seed
 TIMEOUT, ANSWER, DOWNLOAD, GRACE = 7200, 60, 3600, 10  # seconds: for a run, a command, uv or MNIST, to end if asked
-IDLE, IDLE_WAIT, SGEMM_SECONDS = 0.1, 30, 2  # of the CPUs may be busy before a run; seconds, at most, to wait for that
+IDLE, SAMPLE, IDLE_WAIT, SGEMM_SECONDS = 0.1, 0.5, 30, 2  # of the CPUs may be busy; seconds to look, to wait at most
 SAME = {"sgemm_gflops": 1.3, "memory_gib": 1.05}  # ratios up to which it is the same machine
 EPOCH_FLOP, EFFICIENCY = 60_000 * 72e6, 0.5  # of an epoch; of SGEMM's speed, a script's, roughly: to estimate the time
 HERE = Path(__file__).resolve().parent
@@ -204,7 +204,7 @@ def wait_until_idle(what):
     cpus, end, told = len(os.sched_getaffinity(0)), time.monotonic() + IDLE_WAIT, False
     while True:
         before, began = cpu_clock()[0], time.monotonic()
-        time.sleep(0.5)
+        time.sleep(SAMPLE)
         busy = (cpu_clock()[0] - before) / (time.monotonic() - began)
         if busy <= IDLE * cpus or time.monotonic() > end:
             return round(busy, 2)
