@@ -11,8 +11,11 @@ load_mnist gives the data of the question, and print is listened to.
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
+import operator
+import os
 import sys
 import time
 import types
@@ -49,12 +52,21 @@ def load(script):
 
 
 def api_of(module):
-    """Return which API a script uses: "tf", "keras" (keras-mxnet), "gluon" or "sym"."""
+    """Return which API a script uses: "torch", "tf", "keras" (keras-mxnet), "gluon" or "sym"."""
+    if hasattr(module, "torch"):
+        return "torch"
     if hasattr(module, "tf"):
         return "tf"
     if hasattr(module, "keras"):
         return "keras"
     return "gluon" if hasattr(module, "nn") else "sym"
+
+
+def rank_of(module):
+    """Return this process's rank and the number of ranks, of Horovod or as torchrun says: 0 and 1 without."""
+    if hasattr(module, "hvd"):
+        return module.hvd.rank(), module.hvd.size()
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 # -- weights and structure --
@@ -77,6 +89,8 @@ def to_tf(arrays):
 def get_weights(module, model):
     """Return the weights of every replica: a list, one item a device, of eight arrays."""
     api = api_of(module)
+    if api == "torch":
+        return [[p.detach().cpu().numpy().copy() for p in model.parameters()]]
     if api == "gluon":
         parameters = model.collect_params().values()
         return [[p.data(device).asnumpy() for p in parameters] for device in next(iter(parameters)).list_ctx()]
@@ -104,6 +118,8 @@ def set_weights(module, model, weights):
     if api == "gluon":
         for parameter, array in zip(model.collect_params().values(), weights):
             parameter.set_data(module.mx.nd.array(array))
+    elif api == "torch":
+        model.load_state_dict(dict(zip(model.state_dict(), map(module.torch.from_numpy, weights))))
     elif api == "sym":
         order = [f"{layer}_{kind}" for layer in ("conv1", "conv2", "dense1", "dense2") for kind in ("weight", "bias")]
         model.set_params({name: module.mx.nd.array(array) for name, array in zip(order, weights)}, {})
@@ -132,6 +148,20 @@ def structure(module, model):
                 found += ["dense", settings["activation"]]
             elif kind not in ("Flatten", "InputLayer"):
                 found.append(kind)
+    elif api_of(module) == "torch":
+        assert type(model) is module.nn.Sequential
+        found = []
+        for layer in model:
+            kind, pair = type(layer).__name__, lambda x: x if isinstance(x, tuple) else (x, x)
+            padding = "valid" if getattr(layer, "padding", 0) in (0, (0, 0), "valid") else layer.padding
+            if kind == "Conv2d":
+                found.append(f"convolution {pair(layer.stride)} {padding}")
+            elif kind == "MaxPool2d":
+                found.append(f"max {pair(layer.kernel_size)} {pair(layer.stride)} {padding}")
+            elif kind == "Dropout":
+                found.append(f"dropout {layer.p} None")
+            elif kind != "Flatten":
+                found.append({"Linear": "dense", "ReLU": "relu"}.get(kind, kind))
     else:
         symbol = model.symbol if api_of(module) == "sym" else model(module.mx.sym.Variable("data"))
         found = []
@@ -212,12 +242,26 @@ def listen(module, log, undo):
     def layer(*_, **__):
         log.passes += log.listening
 
+    def adam(*_, **options):
+        log.adam = options
+
     def clock():
         log.events.append(("clock", time.perf_counter()))
         return log.events[-1][1]
 
     undo.callback(setattr, module, "time", module.time)
     module.time = types.SimpleNamespace(perf_counter=clock)
+    if api_of(module) == "torch":
+        torch = module.torch
+        follow(undo, torch.cpu, "synchronize", event("wait"))
+        follow(undo, torch, "randperm", event("ask"))
+        follow(undo, torch.optim.Adam, "__init__", adam)
+        for name in ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__array__"):
+            follow(undo, torch.Tensor, name, wait)
+        if hasattr(module, "dist"):
+            for name in ("all_reduce", "barrier"):
+                follow(undo, module.dist, name, event("allreduce"))
+        return
     if api_of(module) == "tf":
         tf = module.tf
         follow(undo, tf.data.Dataset, "from_tensor_slices", event("make"))
@@ -258,6 +302,14 @@ def watch(module, model, log, undo):
             return step(data)
 
         model.train_step = train_step
+    elif api_of(module) == "torch":
+
+        def note(model, inputs):
+            if model.training:
+                with log.aside():
+                    log.note(inputs[0].device, inputs[0].numpy())
+
+        undo.callback(model.register_forward_pre_hook(note).remove)
     elif api_of(module) == "gluon":
 
         def hook(block, inputs):
@@ -294,7 +346,7 @@ def run(module, name, given, devices):
         weights[5] = np.full(128, 3.0, np.float32)  # all 128 units are active
         weights[6] /= 10  # no probability is so near 0 or 1 that its gradient vanishes
     log, answer = Log(), {}
-    rank = module.hvd.rank() if hasattr(module, "hvd") else 0
+    rank = rank_of(module)[0]
     with contextlib.ExitStack() as undo:
         for key, value in constants.items():
             undo.callback(setattr, module, key, getattr(module, key))
@@ -322,7 +374,8 @@ def run(module, name, given, devices):
             log.events.append("trained")
             with log.aside():
                 start = time.perf_counter()
-                module.tf.test.experimental.sync_devices() if api_of(module) == "tf" else module.mx.nd.waitall()
+                waits = {"tf": "tf.test.experimental.sync_devices", "torch": "torch.cpu.synchronize"}
+                operator.attrgetter(waits.get(api_of(module), "mx.nd.waitall"))(module)()
                 answer["left_seconds"] = time.perf_counter() - start
                 for replica, arrays in enumerate(get_weights(module, log.model)):
                     answer.update({f"trained{replica}_{i}": array for i, array in enumerate(arrays)})
@@ -385,10 +438,13 @@ def main():
     parser.add_argument("--devices", type=int, default=1)
     args = parser.parse_args()
     module = load(args.script)
-    rank, devices = 0, args.devices
     if hasattr(module, "hvd"):
         module.hvd.init()
-        rank, devices = module.hvd.rank(), module.hvd.size()
+    rank, devices = rank_of(module)
+    devices = max(devices, args.devices)
+    if hasattr(module, "dist"):  # the runs share one process group: it cannot be left and joined again at will
+        module.dist.init_process_group = functools.cache(module.dist.init_process_group)
+        module.dist.destroy_process_group = lambda: None
     answers = {}
     for name in args.runs:
         for key, value in run(module, name, np.load(args.question), devices).items():

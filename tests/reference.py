@@ -92,11 +92,11 @@ def summed_loss_and_gradients(weights, images, labels):
     return loss, [dk1, db1, dk2, db2, ddense.T @ flat, ddense.sum(0), dscores.T @ dense, dscores.sum(0)]
 
 
-def train(weights, images, labels, steps, learning_rate, epsilon=1e-8):
+def train(weights, images, labels, steps, learning_rate, epsilon=1e-8, algorithm_1=False):
     """Return the losses before each of some full-batch Adam steps, the weights after them, and the gradients of each.
 
-    Adam in the order of computation at the end of section 2 of Kingma and Ba 2014, arXiv:1412.6980, which MXNet and Keras
-    use: epsilon is added to the square root of the uncorrected second moment.
+    Kingma and Ba 2014, arXiv:1412.6980, section 2: in the order of computation at its end, which MXNet and Keras use, epsilon is
+    added to the square root of the uncorrected second moment; in Algorithm 1, which PyTorch uses, to that of the corrected one.
     """
     weights = [array.copy() for array in weights]
     means, squares = [[np.zeros_like(array) for array in weights] for _ in range(2)]
@@ -109,5 +109,5 @@ def train(weights, images, labels, steps, learning_rate, epsilon=1e-8):
         for array, gradient, mean, square in zip(weights, gradients, means, squares):
             mean += 0.1 * (gradient - mean)
             square += 0.001 * (gradient**2 - square)
-            array -= rate * mean / (np.sqrt(square) + epsilon)
+            array -= rate * mean / (np.sqrt(square) + epsilon * (np.sqrt(1 - 0.999**step) if algorithm_1 else 1))
     return losses, weights, history

@@ -20,7 +20,8 @@ SINGLES = [script for script in SCRIPTS if not any(end in script for end in MARK
 KERAS = [script for script in SCRIPTS if "keras" in script]
 LENGTHS = {"mnist_mx_gluon.py": 158, "mnist_mx_gluon_ds.py": 168, "mnist_mx_gluon_hvd.py": 198}
 LENGTHS |= dict.fromkeys(("mnist_mx_sym.py", "mnist_mx_keras.py", "mnist_tf_keras.py"), 152)
-LENGTHS |= {script.replace(".py", "_mgpu.py"): LENGTHS[script] + 12 for script in SINGLES}
+LENGTHS |= {script.replace(".py", "_mgpu.py"): LENGTHS[script] + 12 for script in SINGLES if script in LENGTHS}
+LENGTHS |= {"mnist_torch.py": 161, "mnist_torch_mgpu.py": 210}  # it starts its own processes
 
 
 def statements(script):
@@ -56,8 +57,8 @@ def requirements(name):
     return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
 
 
-def test_there_are_eleven():
-    assert len(SCRIPTS) == 11
+def test_there_are_thirteen():
+    assert len(SCRIPTS) == 13
 
 
 def check_same(name, scripts, neutral=lambda text: text):
@@ -74,12 +75,12 @@ def test_shared_text(name):
 
 
 def test_text_shared_by_some():
-    check_same("to_input", [script for script in SCRIPTS if "_mx_" in script and "_ds" not in script])
+    check_same("to_input", [script for script in SCRIPTS if "_tf_" not in script and "_ds" not in script])
     check_same("to_input", [script for script in SCRIPTS if "_tf_" in script])
     check_same("to_batch", [script for script in SCRIPTS if "_ds" in script])
     check_same("ReportEpoch", KERAS, lambda text: text.replace("(tf.keras.", "(keras."))
     others = {name for script in SCRIPTS for name in texts(script) if not name.isupper()} - set(FUNCTIONS)
-    assert others == {"to_input", "to_batch", "ReportEpoch", "rank", "cpus"}  # the last two bind a Horovod rank
+    assert others == {"to_input", "to_batch", "ReportEpoch", "run", "rank", "cpus"}  # the last two bind a Horovod rank
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -100,7 +101,8 @@ def test_order(script):
     assert re.fullmatch("xi+x+i+x+f+x", kinds), kinds
     assert found[-1][4] == 'if __name__ == "__main__":\n    main()'
     standard = [text for kind, _, _, _, text in found[: kinds.index("x", 1)] if kind.startswith("Import")]
-    assert [text for text in standard if text != "import collections.abc"] == IMPORTS
+    more = {"import collections.abc", "import ctypes", "import socket"}
+    assert [text for text in standard if text.split("  #")[0] not in more] == IMPORTS
     assert found[kinds.index("x", 1)][4] == CTRL_C
     assert (ROOT / script).read_text().count("signal.signal") == 1
     names = [name.replace("find_devices", "find_device") for _, name, *_ in found if name]
@@ -113,8 +115,11 @@ def test_order(script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_threads(script):
     """All CPUs of the process, unless the user says otherwise."""
-    lines = [line.split("  #")[0] for line in (ROOT / script).read_text().splitlines()]
-    assert 'os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))' in lines
+    lines = [line.split("  #")[0].strip() for line in (ROOT / script).read_text().splitlines()]
+    if script == "mnist_torch_mgpu.py":  # its processes inherit what the first one sets: each takes its share itself
+        assert 'threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))' in lines
+    else:
+        assert 'os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))' in lines
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -143,16 +148,18 @@ def test_command_line_and_report():
     def neutral(text):
         text = re.sub(r"versions = .*", "versions = …", text)
         text = re.sub(r"1 x \{device(\.device_type|\[:3\])?\}", "1 x {kind}", text)
+        text = re.sub(r"(?m)^    kind = .*\n", "", text)
         text = re.sub(r"(?m)^    [\w.]*seed\(args\.seed\).*\n", "", text)
         text = re.sub(r"build_model\(.*\)", "build_model(…)", text)
         text = re.sub(r"to_input\((\w+)\)", r"\1", text)  # DataLoader makes its own
         return text.replace("args.batch_size, device)", "args.batch_size)")
 
-    assert len(SINGLES) == 5
+    assert len(SINGLES) == 6
     check_same("parse_args", SINGLES)
     check_same("main", SINGLES, neutral)
     several = [script for script in SCRIPTS if "_mgpu" in script]
     check_same("parse_args", several)
+    several.remove("mnist_torch_mgpu.py")
     check_same("main", several, lambda text: neutral(text).replace("[0].device_type", "[0][:3]"))
 
 
@@ -184,13 +191,13 @@ def test_sibling_differs_only_where_marked(script):
 def test_versions_agree(script):
     """A script's header and the requirements file of its environment pin the same versions."""
     metadata = header(script)
-    name = "requirements-tf.txt" if "tensorflow" in str(metadata["dependencies"]) else "requirements.txt"
+    name = f"requirements-{found[0]}.txt" if (found := re.findall("_(tf|torch)", script)) else "requirements.txt"
     assert set(metadata["dependencies"]) <= set(requirements(name))
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in metadata["dependencies"])
 
 
 def test_every_requirement_is_used():
-    for name in ("requirements.txt", "requirements-tf.txt"):
+    for name in ("requirements.txt", "requirements-tf.txt", "requirements-torch.txt"):
         assert set(requirements(name)) == {
             pin for script in SCRIPTS for pin in header(script)["dependencies"] if pin in requirements(name)
         }

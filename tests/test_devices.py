@@ -18,7 +18,9 @@ GROUPS = [
     [script for script in SCRIPTS if "_sym" in script],
     [script for script in SCRIPTS if "_hvd" in script],
     [script for script in SCRIPTS if "_tf_" in script],
+    [script for script in SCRIPTS if "_torch" in script],
 ]
+FRAMEWORKS = {"_tf_": "TensorFlow", "_torch": "PyTorch"}
 PROGRAM = """
 import importlib, json, os, sys
 
@@ -30,7 +32,7 @@ for name, kind, gpus, count, rank in json.loads(sys.argv[2]):
         os.environ.pop("OMP_NUM_THREADS", None)
         os.environ |= {"OMP_NUM_THREADS": user} if user else {}
         script = importlib.import_module(name.removesuffix(".py"))
-        threads[name] = {os.environ["OMP_NUM_THREADS"]}
+        threads[name] = {os.environ.get("OMP_NUM_THREADS")}
     hidden = []
     if "_tf_" in name:
         config = script.tf.config
@@ -38,6 +40,8 @@ for name, kind, gpus, count, rank in json.loads(sys.argv[2]):
         cpus = config.list_physical_devices("CPU")
         config.list_physical_devices = lambda kind: cpus if kind == "CPU" else ["a GPU"] * gpus
         config.set_visible_devices = lambda devices, kind: hidden.append(kind) if devices == [] else None
+    elif "_torch" in name:
+        script.torch.cuda.device_count = lambda: gpus
     else:
         script.mx.context.num_gpus = lambda: gpus
     if "_hvd" in name:
@@ -80,11 +84,14 @@ def answers(number, threads=None):
 def expected(script, kind, gpus, count, rank):
     """Return what SPEC says: GPUs if enough are visible, else CPU; too few are an error where they are asked for."""
     if kind == "gpu" and gpus < count:
-        framework = "TensorFlow" if "_tf_" in script else "MXNet"
+        framework = next((name for key, name in FRAMEWORKS.items() if key in script), "MXNet")
         return f"error: --device gpu needs {count} x gpu, {framework} sees {gpus}; use --device cpu"
     where = "cpu" if kind == "cpu" or gpus < count else "gpu"
     if "_hvd" in script:
         return [f"gpu({rank})" if where == "gpu" else "cpu(0)"]
+    if "_torch" in script:
+        names = ["cpu"] * count if where == "cpu" else [f"cuda:{i}" for i in range(count)]
+        return names if "_mgpu" in script else [where.replace("gpu", "cuda")]
     if "_tf_" in script:
         names = [f"{where}:{i}" for i in range(count)] if "_mgpu" in script else [where]
         return names + (
@@ -105,5 +112,7 @@ def test_choice(script):
 def test_threads(number):
     """Every CPU that the process may use, unless the user says otherwise."""
     cpus = str(len(os.sched_getaffinity(0)))
-    assert answers(number)[1] == {script: [cpus] for script in GROUPS[number]}
+    found = answers(number)[1]
+    found.pop("mnist_torch_mgpu.py", None)  # its processes take their shares themselves: test_torch.py
+    assert found == {script: [cpus] for script in GROUPS[number] if script in found}
     assert answers(number, "3")[1] == {script: ["3"] for script in GROUPS[number]}

@@ -69,6 +69,19 @@ def test_adam_is_the_papers():
         assert weights[which].ravel()[place] == pytest.approx(w, rel=1e-12)
 
 
+def test_adam_is_algorithm_1():
+    """The same with the paper's Algorithm 1 as it stands there: both moments corrected, then epsilon."""
+    _, weights, history = reference.train(WEIGHTS, IMAGES, LABELS, 2, 0.01, 1e-3, algorithm_1=True)
+    for which in range(8):
+        place = np.abs(history[0][which]).argmax()
+        w, m, v = WEIGHTS[which].ravel()[place], 0, 0
+        for t, step in enumerate(history, 1):
+            g = step[which].ravel()[place]
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            w -= 0.01 * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + 1e-3)
+        assert weights[which].ravel()[place] == pytest.approx(w, rel=1e-12)
+
+
 def test_weights_are_glorots_and_float32():
     for array in WEIGHTS:
         assert array.dtype == np.float64

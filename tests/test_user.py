@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, SCRIPTS, error_line, python_of, usage_error
 
 FIRST = (
-    r"{script}: (?:(?:horovod|keras|keras-mxnet|mxnet|tensorflow) \d[\d.]*, )+python 3\.\d+\.\d+, "
+    r"{script}: (?:(?:horovod|keras|keras-mxnet|mxnet|tensorflow|torch) \d[\d.]*(?:\+\w+)?, )+python 3\.\d+\.\d+, "
     r"{devices} x (?:cpu|gpu), \d+ threads, batch {devices} x {batch}, seed {seed}"
 )
 EPOCH = r"epoch +{epoch}/{epochs}  loss \d+\.\d{{4}}  \d+\.\d\d s"
@@ -170,7 +170,7 @@ def test_command_line(start, digits, tmp_path, script):
     assert flags == [defaults, defaults | {"data_dir": "elsewhere"}]
 
 
-@pytest.mark.parametrize("script", ["mnist_mx_gluon_mgpu.py", "mnist_tf_keras_mgpu.py"])
+@pytest.mark.parametrize("script", ["mnist_mx_gluon_mgpu.py", "mnist_tf_keras_mgpu.py", "mnist_torch_mgpu.py"])
 def test_mistakes(start, digits, script):
     """The same as a person sees it: the exit status, and all of stdout and stderr."""
     data = "--data-dir", digits
@@ -209,12 +209,12 @@ def test_interrupt_while_training(start, digits, script):
     assert not any("Traceback" in line for line in err), "\n".join(err)
 
 
-@pytest.mark.parametrize("script", ["mnist_mx_gluon.py", "mnist_tf_keras.py"])
+@pytest.mark.parametrize("script", ["mnist_mx_gluon.py", "mnist_tf_keras.py", "mnist_torch.py"])
 def test_interrupt_while_importing(start, script):
     """Once the framework's library is being loaded, which takes seconds."""
     process = start(script)
     deadline = time.monotonic() + 60
-    library = "libmxnet" if "_mx_" in script else "libtensorflow"
+    library = "libmxnet" if "_mx_" in script else "libtensorflow" if "_tf_" in script else "libtorch_cpu"
     while library not in Path(f"/proc/{process.pid}/maps").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)

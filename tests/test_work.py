@@ -27,6 +27,7 @@ RIGHT = 120  # of them get the label that the reference predicts
 RUNS = ["steps", "still", "dropout", "masks", "first", "again", "other"]
 FULL = [(s, 1) for s in SCRIPTS if "_mgpu" not in s] + [(s, 2) for s in SCRIPTS if "_mgpu" in s or "_hvd" in s]
 FEW = [(s, n) for s in SCRIPTS for n in (1, 3) if "_mgpu" in s] + [("mnist_mx_gluon_hvd.py", 3)]
+RANKS = "mnist_mx_gluon_hvd.py", "mnist_torch_mgpu.py"  # one process a device
 ALL = FULL + FEW
 ALONE = [(s, 1) for s in SCRIPTS if "_mgpu" not in s]
 STRUCTURE = [
@@ -79,13 +80,15 @@ def probe(tmp_path_factory):
         if "_hvd" in script:
             launcher = [python.with_name("horovodrun"), "-np", str(devices), "-H", f"localhost:{devices}"]
             command = [*launcher, *command]
+        elif script in RANKS:
+            command = [python.with_name("torchrun"), "--standalone", "--nproc-per-node", str(devices), *command[1:]]
         else:
             command += ["--devices", str(devices)]
         path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
         options = {"capture_output": True, "text": True, "timeout": 600, "env": dict(os.environ, PATH=path)}
         done = subprocess.run(command, check=False, **options)
         assert done.returncode == 0, done.stderr[-3000:]
-        ranks = devices if "_hvd" in script else 1
+        ranks = devices if script in RANKS else 1
         return [dict(np.load(folder / f"{rank}.npz")) for rank in range(ranks)]
 
     return run
@@ -95,19 +98,21 @@ def probe(tmp_path_factory):
 def expected(request):
     """Return a function that gives the reference's losses and weights of three steps at the learning rate of some devices.
 
+    PyTorch adds Adam's epsilon elsewhere than the others: see reference.train.
+
     They are kept in pytest's cache under the reference's own hash: tests/mutants.py asks for them many times.
     """
     source = Path(reference.__file__).read_bytes() + Path(__file__).read_bytes()
     folder = request.config.cache.mkdir(f"reference-{hashlib.sha256(source).hexdigest()[:16]}")
 
     @functools.cache
-    def compute(devices):
-        path = folder / f"{devices}.npz"
+    def compute(devices, torch):
+        path = folder / f"{devices}{'-torch' * torch}.npz"
         if not path.exists():
             given = material()
             weights = [given[f"weight{i}"].astype(np.float64) for i in range(8)]
-            images = given["steps_images"][:, None] / 255
-            losses, weights, _ = reference.train(weights, images, given["steps_labels"], STEPS, 0.001 * devices)
+            images, labels = given["steps_images"][:, None] / 255, given["steps_labels"]
+            losses, weights, _ = reference.train(weights, images, labels, STEPS, 0.001 * devices, 1e-8, torch)
             np.savez(path, losses=losses, **{f"weight{i}": array for i, array in enumerate(weights)})
         kept = np.load(path)
         return kept["losses"], [kept[f"weight{i}"] for i in range(8)]
@@ -163,7 +168,7 @@ def test_three_steps(probe, expected, script, devices):
     is the learning rate times the relative error of its gradient: large where float32 sums cancel to almost nothing, small on
     average.
     """
-    exact_losses, exact_weights = expected(devices)
+    exact_losses, exact_weights = expected(devices, "_torch" in script)
     answers = probe(script, devices)
     np.testing.assert_allclose(losses(answers[0]["steps.lines"]), exact_losses, atol=6e-5, rtol=1e-5)
     replicas = [answer for answer in answers for name in answer if re.fullmatch(r"steps\.trained\d+_0", name)]
@@ -222,7 +227,7 @@ def test_epoch(probe, script, devices, run):
     assert (first != second).mean() > 0.9
     if len(first) == images:
         assert set(first) == set(second) == set(range(images))
-    if "_hvd" in script:  # rank r trains on every size-th image from r
+    if script in RANKS:  # rank r trains on every size-th image from r
         for rank, epoch in enumerate(epochs[0]):
             assert set(epoch % devices) == {rank}
 
@@ -301,7 +306,7 @@ def test_clock(probe, script, devices):
         assert "make" not in events[start:]
         if "_tf_" not in script:
             assert events[start - 1] == "wait"
-        if "_hvd" in script:  # all ranks are past a barrier
+        if script in RANKS:  # all ranks are past a barrier
             assert "allreduce" in events[:start]
             epoch_end = max(i for i, word in enumerate(events[:stop]) if word == "clock")
             assert "allreduce" in events[epoch_end:stop]
@@ -325,7 +330,7 @@ def test_no_synchronisation_per_step(probe, script, devices):
     assert many - one <= (steps - 1) * next((waits for name, waits in WAITS.items() if name in script), 0)
 
 
-@pytest.mark.parametrize("script, devices", FULL)
+@pytest.mark.parametrize("script, devices", [(script, n) for script, n in FULL if "_torch" not in script])  # eager
 def test_compiled_once(probe, script, devices):
     """Python runs the layers to trace them, not in every step: Gluon is hybridized, with its memory planned once."""
     for answer in probe(script, devices):
@@ -345,8 +350,8 @@ def test_tf_data_does_not_tune_itself(probe, script, devices):
 def test_report(probe, script, devices):
     """The lines of the contract and nothing else, from rank 0 alone."""
     answers = probe(script, devices)
-    versions = r"(?:[a-z-]+ \d[\d.]*, )+python 3\.\d+\.\d+"
-    threads = len(sorted(os.sched_getaffinity(0))[:: devices if "_hvd" in script else 1])  # of rank 0
+    versions = r"(?:[a-z-]+ \d[\d.]*(?:\+\w+)?, )+python 3\.\d+\.\d+"
+    threads = len(sorted(os.sched_getaffinity(0))[:: devices if script in RANKS else 1])  # of rank 0
     first = rf"{re.escape(script)}: {versions}, {devices} x cpu, {threads} threads, batch {devices} x 20"
     lines = answers[0]["other.lines"].tolist()
     assert re.fullmatch(rf"{first}, seed 43", lines[0]), lines
