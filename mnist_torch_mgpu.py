@@ -12,6 +12,7 @@ OMP_NUM_THREADS=8 torchrun --nproc-per-node 2 mnist_torch_mgpu.py    # torchrun'
 
 import argparse
 import ctypes
+import gc  # two devices: to end cleanly
 import os
 import signal
 import socket  # two devices: for a free port, where the processes meet
@@ -182,6 +183,7 @@ def run(local_rank, args, train_images, train_labels, test_images, test_labels):
     accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size, device)
     if rank == 0:  # two devices: one report
         print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)
+    gc.collect()  # two devices: what DDP still holds of the group has to go first, or some processes abort at their end
     dist.destroy_process_group()
 
 

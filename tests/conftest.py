@@ -1,11 +1,14 @@
-"""What the tests share: the scripts, their environments, stand-in digits, real MNIST and how a mistake ends."""
+"""What the tests share: the scripts, their environments, stand-in digits, real MNIST, launched jobs and how a mistake ends."""
 
+import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,12 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def few_digits(tmp_path_factory):
+    """Return a folder of 479 stand-in digits: every third from the first makes 160, from the third only 159."""
+    return draw_digits(tmp_path_factory.mktemp("few_digits"), 479, 103)
+
+
+@pytest.fixture(scope="session")
 def mnist():
     """Return the folder of real MNIST that MNIST_DIR names; skip where it names none."""
     path = Path(os.environ.get("MNIST_DIR", ""), "mnist.npz")
@@ -75,3 +84,76 @@ def mnist():
     if found != MNIST_SHA256:
         pytest.skip(f"needs real MNIST: the arrays in {path} are others")
     return path.parent
+
+
+def processes(*variables):
+    """Return the numbers of the processes that have all of these variables in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended
+            if {os.fsencode(variable) for variable in variables} <= set(path.read_bytes().split(b"\0")):
+                found.append(int(path.parent.name))
+    return found
+
+
+class Job:
+    """A launched command in an empty folder with a copy of a script; its processes are known by their environment."""
+
+    def __init__(self, folder, script, data, command):
+        shutil.copy(ROOT / script, folder)
+        self.mark = f"TEST_FOLDER={folder}"
+        path = f"{Path(python_of(script)).parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "TEST_FOLDER": str(folder), "HOME": str(folder), "MNIST_DIR": str(data)}
+        self.process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=folder,
+            env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def train(self):
+        """Wait until the first epoch has ended."""
+        assert any("epoch" in line for line in self.process.stdout), self.process.communicate()
+
+    def kill(self, variable):
+        """Kill the one process that has this variable, with SIGKILL."""
+        (number,) = processes(self.mark, variable)
+        os.kill(number, signal.SIGKILL)
+
+    def finish(self, timeout=60):
+        """Return the exit status and the lines on stdout and stderr; the job must end in time and leave no process."""
+        out, err = self.process.communicate(timeout=timeout)
+        deadline = time.monotonic() + 10
+        while processes(self.mark):
+            assert time.monotonic() < deadline, "a process is left behind"
+            time.sleep(0.1)
+        return self.process.returncode, out.splitlines(), err.splitlines()
+
+    def check_failure(self, *words):
+        """The job ends within a minute, not with status 0, and says why."""
+        status, out, err = self.finish()
+        assert status != 0
+        for word in words:
+            assert any(word in line for line in out + err), "\n".join(out + err)
+
+
+@pytest.fixture
+def launch(tmp_path, request):
+    """Return a function that launches a command as a Job of the module's SCRIPT; no process of it outlives the test."""
+    jobs = []
+
+    def start(data, *command):
+        jobs.append(Job(tmp_path, request.module.SCRIPT, data, command))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        while numbers := processes(job.mark):
+            for number in numbers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            time.sleep(0.1)
+        job.process.communicate()

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds for the tests of one mutant; one that hangs is caught
 GLUON = ["gluon", "gluon_mgpu", "gluon_hvd", "gluon_ds", "gluon_ds_mgpu"]
 SYM, KERAS, TF = ["sym", "sym_mgpu"], ["keras", "keras_mgpu"], ["tf_keras", "tf_keras_mgpu"]
+TORCH = ["torch", "torch_mgpu"]
 
 # scripts, what is replaced, by what, the sentence of the definition that it breaks
 WORK = [
@@ -67,6 +68,13 @@ WORK = [
         "zero biases",
     ),
     (["keras"], 'Flatten("channels_last")', "Flatten()", "inputs flattened as they lie, so that all start alike"),
+    (["torch"], "        nn.Dropout(DROPOUT_CONV),\n", "", "dropout 0.25 after pooling"),
+    (["torch_mgpu"], "        nn.Dropout(DROPOUT_DENSE),\n", "", "dropout 0.5 before the last layer"),
+    (TORCH, "= 0.25, 0.5", "= 0.5, 0.25", "dropout 0.25, then 0.5"),
+    (["torch"], "nn.Dropout(DROPOUT_CONV)", "nn.Dropout2d(DROPOUT_CONV)", "dropout of single values"),
+    (["torch_mgpu"], "nn.MaxPool2d(2)", "nn.AvgPool2d(2)", "max pooling"),
+    (["torch"], "xavier_uniform_(", "kaiming_uniform_(", "Glorot uniform weights"),
+    (["torch_mgpu"], "nn.init.zeros_(", "nn.init.ones_(", "zero biases"),
     # training
     (
         ["gluon", "gluon_ds_mgpu", "gluon_hvd", "keras", "sym_mgpu", "tf_keras"],
@@ -125,7 +133,23 @@ WORK = [
         "images[:n], labels[:n]",
         "every size-th image from r",
     ),
+    (TORCH, "0.999, 1e-8", "0.999, 1e-7", "epsilon 1e-8"),
+    (["torch"], "            adam.zero_grad()\n", "", "Adam on this batch's gradients"),
+    (["torch_mgpu"], "LEARNING_RATE * ranks", "LEARNING_RATE", "linear scaling"),
+    (["torch_mgpu"], "replica(images[batch])", "model(images[batch])", "gradients are averaged over ranks"),
+    (["torch_mgpu"], "Parallel(model, ", "Parallel(model, init_sync=False, ", "all ranks start alike"),
+    (
+        ["torch_mgpu"],
+        "images[rank::ranks][:n], labels[rank::ranks][:n]",
+        "images[:n], labels[:n]",
+        "every size-th image",
+    ),
+    (TORCH, "torch.randperm(", "torch.arange(", "reshuffled before every epoch"),
+    (["torch"], ".split(batch_size)[:steps]", ".split(batch_size)", "training drops a remainder"),
+    (["torch"], ", 255, dtype", ", 256, dtype", "pixels by / 255"),
     # the epoch's loss
+    (["torch"], "loss = loss_sum.item() / steps", "loss = loss.item()", "mean over all batches"),
+    (["torch_mgpu"], "        dist.all_reduce(loss_sum)", "        pass", "mean over all ranks"),
     (
         ["gluon", "gluon_ds", "gluon_hvd"],
         "loss = loss_sum.asscalar() / (len(images) // batch_size)",
@@ -167,6 +191,9 @@ WORK = [
     (["keras"], "(-x, x, np.random.randint(1, 2**31))", "(-x, x)", "another seed gives other weights"),
     (TF, "    tf.keras.utils.set_random_seed(args.seed)\n", "", "every generator is seeded"),
     (["gluon_hvd"], "args.seed + 1_000_000 * hvd.rank()", "args.seed", "the ranks' seeds differ"),
+    (["torch"], "    torch.manual_seed(args.seed)\n", "", "every generator is seeded"),
+    (["torch_mgpu"], "args.seed + 1_000_000 * rank", "args.seed", "the ranks' seeds differ"),
+    (["torch_mgpu"], "torch.manual_seed(args.seed +", "torch.manual_seed(SEED +", "another seed gives others"),
     # two devices drop apart
     (
         ["tf_keras_mgpu"],
@@ -235,7 +262,41 @@ WORK = [
     (["gluon_hvd"], '    hvd.allreduce_(barrier, name="start")\n', "", "the clock starts past a barrier"),
     (["gluon_hvd"], '    hvd.allreduce_(barrier, name="end")', "    pass", "the clock stops past a barrier"),
     (TF, "    tf.data.experimental.enable_debug_mode()\n", "", "autotuning off"),
+    (TORCH, "loss_sum += loss.detach()", "loss_sum += loss.item()", "no synchronisation per step"),
+    (
+        ["torch"],
+        "    torch.get_device_module(device).synchronize()\n    return",
+        "    return",
+        "the clock stops synchronised",
+    ),
+    (
+        ["torch_mgpu"],
+        "    dist.barrier()  # two devices: the clock starts",
+        "    pass  #",
+        "the clock starts past a barrier",
+    ),
+    (
+        ["torch_mgpu"],
+        "    dist.barrier()  # two devices: the clock stops",
+        "    pass  #",
+        "the clock stops past a barrier",
+    ),
+    (
+        TORCH,
+        "        epoch_start = time.perf_counter()\n",
+        "        start = epoch_start = time.perf_counter()\n",
+        "the clock",
+    ),
     # evaluation and report
+    (TORCH, "    model.eval()\n", "", "dropout acts in training only"),
+    (["torch_mgpu"], "    dist.all_reduce(correct)", "    pass", "the ranks' counts are summed"),
+    (["torch"], "len(images), batch_size):", "len(images) - batch_size, batch_size):", "all test images"),
+    (
+        ["torch_mgpu"],
+        '    if rank == 0:  # two devices: one report\n        print(f"dur',
+        '    if 1:\n        print(f"dur',
+        "rank 0 reports",
+    ),
     (
         ["gluon", "gluon_mgpu"],
         "for i in range(0, len(images), batch_size):",
@@ -302,6 +363,13 @@ DEVICES = [
     (["tf_keras"], '"cpu" if kind == "cpu" or not gpus', '"cpu" if not gpus', "--device cpu is a CPU"),
     (["gluon_hvd"], "mx.gpu(hvd.local_rank())", "mx.gpu(0)", "one device per rank"),
     (["keras_mgpu"], "({i})", "(0)", "two devices are two"),
+    (["torch"], '"cpu" if kind == "cpu" or not gpus', '"cpu" if not gpus', "--device cpu is a CPU"),
+    (
+        ["torch_mgpu"],
+        'gpus < count else torch.device("cuda", i)',
+        'gpus < 1 else torch.device("cuda", i)',
+        "GPUs if enough",
+    ),
 ]
 LOADER = [
     (["gluon"], "or y.max() > 9", "or y.max() > 10", "labels 0 to 9"),
@@ -312,7 +380,7 @@ LOADER = [
 ]
 USER = [
     (
-        ["gluon_mgpu", "keras"],
+        ["gluon_mgpu", "keras", *TORCH],
         "signal.signal(signal.SIGINT, signal.SIG_DFL)",
         "pass",
         "Ctrl-C ends the process at once by the signal",
@@ -320,11 +388,22 @@ USER = [
     (["gluon_mgpu"], "not 0 <= args.seed < 2**31", "False", "a seed below 0 ends with one line"),
     (["tf_keras_mgpu"], "if n < 1 or", "if", "--devices 0 ends with one line"),
 ]
+PROCESSES = [
+    (TORCH, "ctypes.CDLL(None).mallopt(-4, 0)", "pass", "page faults are avoided"),
+    (["torch_mgpu"], "and not parent.is_alive()", "and False", "no process is left"),
+    (["torch_mgpu"], "    os.sched_setaffinity(0, ", "    print if 0 else (0, ", "processes share a host's CPUs"),
+    (
+        ["torch_mgpu"],
+        "or len(os.sched_getaffinity(0))",
+        "or 1 + len(os.sched_getaffinity(0))",
+        "a rank its share of threads",
+    ),
+]
 
 
 def script_of(name):
     """Return the file name of a script by its short name."""
-    return f"mnist_{name}.py" if name.startswith("tf_") else f"mnist_mx_{name}.py"
+    return f"mnist_{name}.py" if name.startswith(("tf_", "torch")) else f"mnist_mx_{name}.py"
 
 
 def tests_of(kind, script):
@@ -334,13 +413,14 @@ def tests_of(kind, script):
         "WORK": ["tests/test_work.py", "-k", f"{script}-{devices}"],
         "DEVICES": ["tests/test_devices.py"],
         "LOADER": ["tests/test_loader.py"],
+        "PROCESSES": ["tests/test_torch.py"],
         "USER": ["tests/test_user.py", "-k", f"{script} or mistakes"],
     }[kind]
 
 
 def mutants(names):
     """Return (kind of tests, script, old text, new text, sentence) of the scripts named, or of all."""
-    tables = {"WORK": WORK, "DEVICES": DEVICES, "LOADER": LOADER, "USER": USER}
+    tables = {"WORK": WORK, "DEVICES": DEVICES, "LOADER": LOADER, "USER": USER, "PROCESSES": PROCESSES}
     found = [(kind, name, *rest) for kind, rows in tables.items() for scripts, *rest in rows for name in scripts]
     return [(kind, script_of(name), *rest) for kind, name, *rest in found if not names or name in names]
 
@@ -380,7 +460,7 @@ def try_one(folder, kind, script, old, new):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *GLUON, *SYM, *KERAS, *TF], help="all")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *GLUON, *SYM, *KERAS, *TF, *TORCH], help="all")
     args = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as temporary:

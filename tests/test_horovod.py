@@ -1,16 +1,13 @@
 """Horovod's ranks as a person launches them: with horovodrun, judged by what the job prints and how it ends."""
 
-import contextlib
 import os
 import re
 import shutil
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, draw_digits, python_of
+from conftest import processes
 
 SCRIPT = "mnist_mx_gluon_hvd.py"
 # Two hosts, named one and two, that end with this shell: each has its address, its name and its sshd. Runs "$@" on host one.
@@ -43,72 +40,6 @@ NAMESPACES = "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-pro
 ON_TWO_HOSTS = "unshare", *NAMESPACES, "sh", "-c", HOSTS, "sh"
 
 
-def processes(*variables):
-    """Return the numbers of the processes that have all of these variables in their environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # it has ended
-            if {os.fsencode(variable) for variable in variables} <= set(path.read_bytes().split(b"\0")):
-                found.append(int(path.parent.name))
-    return found
-
-
-class Job:
-    """A launched command in an empty folder with a copy of the script; its processes are known by their environment."""
-
-    def __init__(self, folder, data, command):
-        shutil.copy(ROOT / SCRIPT, folder)
-        self.mark = f"TEST_FOLDER={folder}"
-        path = f"{Path(python_of(SCRIPT)).parent}:{os.environ['PATH']}"
-        environment = {"PATH": path, "TEST_FOLDER": str(folder), "HOME": str(folder), "MNIST_DIR": str(data)}
-        self.process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=folder,
-            env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def train(self):
-        """Wait until the first epoch has ended."""
-        assert any("epoch" in line for line in self.process.stdout), self.process.communicate()
-
-    def kill(self, rank):
-        """Kill a rank with SIGKILL."""
-        (number,) = processes(self.mark, f"HOROVOD_RANK={rank}")
-        os.kill(number, signal.SIGKILL)
-
-    def finish(self, timeout=60):
-        """Return the exit status and the lines on stdout and stderr; the job must end in time and leave no process."""
-        out, err = self.process.communicate(timeout=timeout)
-        deadline = time.monotonic() + 10
-        while processes(self.mark):
-            assert time.monotonic() < deadline, "a process is left behind"
-            time.sleep(0.1)
-        return self.process.returncode, out.splitlines(), err.splitlines()
-
-
-@pytest.fixture
-def launch(tmp_path):
-    """Return a function that launches a command as a Job; none of its processes outlives the test."""
-    jobs = []
-
-    def start(data, *command):
-        jobs.append(Job(tmp_path, data, command))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        while numbers := processes(job.mark):
-            for number in numbers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
-            time.sleep(0.1)
-        job.process.communicate()
-
-
 def ranks(number, *command):
     """Return the command that runs another as ranks on this machine."""
     return "horovodrun", "-np", number, "-H", f"localhost:{number}", *command
@@ -116,12 +47,6 @@ def ranks(number, *command):
 
 def train(*arguments):
     return "python", SCRIPT, *arguments
-
-
-@pytest.fixture(scope="session")
-def few_digits(tmp_path_factory):
-    """Return a folder of 479 stand-in digits: every third from the first makes 160, from the third only 159."""
-    return draw_digits(tmp_path_factory.mktemp("few_digits"), 479, 103)
 
 
 def check_report(job, number, batch, epochs, local=None):
@@ -141,14 +66,6 @@ def check_report(job, number, batch, epochs, local=None):
         assert re.fullmatch(rf"epoch +{i}/{epochs}  loss \d+\.\d{{4}}  \d+\.\d\d s", out[i]), out
     assert re.fullmatch(r"duration: \d+\.\d\d s", out[-2]), out
     assert re.fullmatch(r"accuracy: [01]\.\d{4}", out[-1]), out
-
-
-def check_failure(job, *words):
-    """The job ends within a minute, not with status 0, and says why."""
-    status, out, err = job.finish()
-    assert status != 0
-    for word in words:
-        assert any(word in line for line in out + err), "\n".join(out + err)
 
 
 def test_two_ranks_give_one_report(launch, few_digits):
@@ -186,8 +103,8 @@ def test_ranks_share_the_cpus(launch, few_digits):
 def test_rank_killed(launch, few_digits, rank):
     job = launch(few_digits, *ranks(2, *train("--epochs", 999, "--batch-size", 40)))
     job.train()
-    job.kill(rank)
-    check_failure(job, f"Process {rank} exit with status code {128 + signal.SIGKILL}")
+    job.kill(f"HOROVOD_RANK={rank}")
+    job.check_failure(f"Process {rank} exit with status code {128 + signal.SIGKILL}")
 
 
 def test_rank_that_cannot_read_its_data(launch, few_digits, tmp_path):
@@ -195,14 +112,15 @@ def test_rank_that_cannot_read_its_data(launch, few_digits, tmp_path):
     damaged = shutil.copytree(few_digits, tmp_path / "damaged") / "mnist.npz"
     damaged.write_bytes(damaged.read_bytes()[:5000])
     of_rank_1 = f"[ $HOROVOD_RANK = 0 ] || export MNIST_DIR={damaged.parent}; exec python {SCRIPT} --batch-size 40"
-    check_failure(launch(few_digits, *ranks(2, "sh", "-c", of_rank_1)), f"[1]<stderr>:error: cannot use {damaged}: ")
+    job = launch(few_digits, *ranks(2, "sh", "-c", of_rank_1))
+    job.check_failure(f"[1]<stderr>:error: cannot use {damaged}: ")
 
 
 def test_mistake_of_all_ranks(launch, few_digits):
     """A device for every rank of the host, or an error."""
     arguments = "--device", "gpu", "--batch-size", 40
     job = launch(few_digits, *ranks(2, "env", "CUDA_VISIBLE_DEVICES=", *train(*arguments)))
-    check_failure(job, "error: --device gpu needs 2 x gpu, MXNet sees 0; use --device cpu")
+    job.check_failure("error: --device gpu needs 2 x gpu, MXNet sees 0; use --device cpu")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -211,7 +129,7 @@ def test_launcher_stopped(launch, few_digits, number):
     job = launch(few_digits, *ranks(2, *train("--epochs", 999, "--batch-size", 40)))
     job.train()
     (os.killpg if number == signal.SIGINT else os.kill)(job.process.pid, number)
-    check_failure(job, "Terminated", "one or more processes exited with non-zero status")
+    job.check_failure("Terminated", "one or more processes exited with non-zero status")
 
 
 @pytest.fixture
@@ -232,5 +150,5 @@ def test_rank_killed_on_the_other_host(launch, few_digits, two_hosts):
     hosts = "horovodrun", "-np", 2, "--network-interfaces", "eth1", "-H", "one:1,two:1"
     job = launch(few_digits, *two_hosts, *hosts, *train("--epochs", 999, "--batch-size", 40))
     job.train()
-    job.kill(1)
-    check_failure(job, "Process 1 exit with status code")
+    job.kill("HOROVOD_RANK=1")
+    job.check_failure("Process 1 exit with status code")

@@ -1,0 +1,151 @@
+"""PyTorch's processes, started by the script itself or by torchrun, judged by what they print and how they end."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, processes, python_of
+
+SCRIPT = "mnist_torch_mgpu.py"
+CPUS = len(os.sched_getaffinity(0))
+
+
+def alone(number, *arguments):
+    """Return the command by which the script starts its own processes."""
+    return "python", SCRIPT, "--devices", number, *arguments
+
+
+def torchrun(number, *arguments):
+    return "torchrun", "--standalone", "--nproc-per-node", number, SCRIPT, *arguments
+
+
+def workers(job):
+    """Return the numbers of the processes that train, in the order of their start."""
+    found = []
+    for number in sorted(processes(job.mark)):
+        words = Path(f"/proc/{number}/cmdline").read_bytes()
+        if b"spawn_main" in words or (
+            SCRIPT.encode() in words and b"torchrun" not in words and b"--devices" not in words
+        ):
+            found.append(number)
+    return found
+
+
+def check_report(job, number, batch, epochs, threads):
+    """The job ends cleanly, after one report."""
+    status, out, err = job.finish(timeout=120)
+    assert status == 0, "\n".join(err)
+    assert not any(word in line.lower() for word in ("traceback", "error", "exception") for line in err), "\n".join(err)
+    versions = r"torch \d[\d.]*(?:\+\w+)?, python 3\.\d+\.\d+"
+    settings = f"{number} x (?:cpu|gpu), {threads} threads, batch {number} x {batch}, seed 42"
+    assert re.fullmatch(rf"{re.escape(SCRIPT)}: {versions}, {settings}", out[0]), out
+    assert len(out) == epochs + 3, out
+    for i in range(1, epochs + 1):
+        assert re.fullmatch(rf"epoch +{i}/{epochs}  loss \d+\.\d{{4}}  \d+\.\d\d s", out[i]), out
+    assert re.fullmatch(r"duration: \d+\.\d\d s", out[-2]), out
+    assert re.fullmatch(r"accuracy: [01]\.\d{4}", out[-1]), out
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_it_starts_its_processes(launch, few_digits, number):
+    """Three processes have images for 4, 4 and 3 batches: they take the same three steps, none waits for ever."""
+    job = launch(few_digits, *alone(number, "--epochs", 2, "--batch-size", 40))
+    check_report(job, number, 40, 2, len(range(0, CPUS, number)))
+
+
+def test_torchrun(launch, few_digits):
+    """Which sets one thread a process, unless the user says otherwise."""
+    check_report(launch(few_digits, *torchrun(2, "--epochs", 2, "--batch-size", 40)), 2, 40, 2, 1)
+
+
+def test_threads_of_the_user(launch, few_digits):
+    job = launch(few_digits, "env", "OMP_NUM_THREADS=3", *alone(2, "--epochs", 1, "--batch-size", 40))
+    check_report(job, 2, 40, 1, 3)
+
+
+def test_two_hosts(launch, few_digits):
+    """Two launchers, as on two hosts, with one process each: each has all CPUs of its host, and the first reports."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    where = f"--nnodes 2 --nproc-per-node 1 --master-addr localhost --master-port {port}"
+    run = f"torchrun {where} --node-rank %d {SCRIPT} --epochs 2 --batch-size 40"
+    job = launch(few_digits, "sh", "-c", f"{run % 1} & {run % 0}; status=$?; wait $!; exit $status")
+    check_report(job, 2, 40, 2, CPUS)
+
+
+@pytest.mark.skipif(CPUS < 2, reason="needs two CPUs")
+@pytest.mark.parametrize("number", [1, 2, CPUS + 1])
+def test_processes_share_the_cpus(launch, few_digits, number):
+    """Each is bound to its own; one process has them all; more processes than CPUs take turns."""
+    job = launch(few_digits, *alone(number, "--epochs", 999, "--batch-size", 40))
+    job.train()
+    shares = [os.sched_getaffinity(process) for process in workers(job)]
+    assert len(shares) == number
+    assert set.union(*shares) == os.sched_getaffinity(0)
+    assert sum(map(len, shares)) == max(number, CPUS)
+    os.killpg(job.process.pid, signal.SIGINT)
+    job.finish()
+
+
+@pytest.mark.parametrize("start", [alone, torchrun])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_process_killed(launch, few_digits, start, rank):
+    """The others end within seconds, and the job says what happened."""
+    job = launch(few_digits, *start(2, "--epochs", 999, "--batch-size", 40))
+    job.train()
+    os.kill(workers(job)[rank], signal.SIGKILL)
+    began = time.monotonic()
+    job.check_failure("SIGKILL" if start == torchrun else "error: process ")
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_first_process_stopped(launch, few_digits, number):
+    """Not its group, as a terminal does (test_user.py): the first process alone. The others end with it."""
+    job = launch(few_digits, *alone(2, "--epochs", 999, "--batch-size", 40))
+    job.train()
+    job.process.send_signal(number)
+    status, _, err = job.finish()
+    assert status == -number
+    assert not any("Traceback" in line for line in err), "\n".join(err)
+
+
+def test_first_process_killed_before_the_others_are_ready(launch, few_digits):
+    """While they load PyTorch they cannot know: they end when they have."""
+    job = launch(few_digits, *alone(2, "--epochs", 999, "--batch-size", 40))
+    while len(workers(job)) < 2:
+        assert job.process.poll() is None
+    job.process.kill()
+    deadline = time.monotonic() + 30
+    while processes(job.mark):
+        assert time.monotonic() < deadline, "a process is left behind"
+        time.sleep(0.1)
+
+
+def test_process_that_cannot_read_its_data(launch, few_digits, tmp_path):
+    """The one line of the process that fails is there, and the other does not wait for it."""
+    damaged = shutil.copytree(few_digits, tmp_path / "damaged") / "mnist.npz"
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    of_rank_1 = f"[ $RANK = 0 ] || export MNIST_DIR={damaged.parent}; exec python {SCRIPT} --batch-size 40"
+    command = "torchrun", "--standalone", "--nproc-per-node", 2, "--no-python", "sh", "-c", of_rank_1
+    launch(few_digits, *command).check_failure(f"error: cannot use {damaged}: ")
+
+
+@pytest.mark.parametrize("script", ["mnist_torch.py", SCRIPT])
+def test_memory_is_kept(digits, script):
+    """Ten more steps of 500 images touch next to no new memory: glibc's own way is some 100,000 page faults a step."""
+    faults = []
+    for epochs in (1, 2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+        batch = 500 if script == "mnist_torch.py" else 250
+        command = [python_of(script), ROOT / script, "--epochs", str(epochs), "--batch-size", str(batch)]
+        subprocess.run([*command, "--data-dir", digits], check=True, capture_output=True, timeout=120)
+        faults.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before)
+    assert faults[1] - faults[0] < 100_000, faults
