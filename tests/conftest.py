@@ -135,7 +135,7 @@ class Job:
     def check_failure(self, *words):
         """The job ends within a minute, not with status 0, and says why."""
         status, out, err = self.finish()
-        assert status != 0
+        assert status != 0, "\n".join(out + err)
         for word in words:
             assert any(word in line for line in out + err), "\n".join(out + err)
 
