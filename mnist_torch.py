@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.11,<3.15"
+# requires-python = ">=3.11,<3.14"
 # dependencies = ["numpy==2.4.6", "pooch==1.9.0", "torch==2.15.0"]
 # ///
 """MNIST in PyTorch on one device: nn.Sequential, torch.optim.Adam, all data on the device.

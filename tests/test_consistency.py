@@ -233,3 +233,17 @@ def test_no_local_imports(script):
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name.split(".")[0] for name in imported} & {path.stem for path in ROOT.glob("*.py")}
+
+
+def test_counterparts_stand_in_the_scripts():
+    """Every piece of code in the README's table of who moves is in the script that its column names."""
+    section = (ROOT / "README.md").read_text().partition("## From Gluon to PyTorch")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    scripts = [re.sub("in `(.*)`", r"\1", cell) for cell in rows[0]]
+    assert scripts == ["mnist_mx_gluon.py", "mnist_torch.py"] and len(rows) > 10
+    for row in rows[1:]:
+        for script, cell in zip(scripts, row, strict=True):
+            for code in re.findall("`(.+?)`", cell):
+                assert code in (ROOT / script).read_text() or (cell.startswith("none") and code == "torch.compile"), (
+                    code
+                )
