@@ -22,6 +22,7 @@ MNIST_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16
 # What started the tests may ignore these signals (nohup, a shell's background job): the scripts under test would inherit it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # Hundreds of processes import the same packages: kept bytecode halves the time that each needs to start
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

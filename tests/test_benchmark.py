@@ -360,7 +360,9 @@ def test_interruption_loses_nothing(tmp_path, start, run, name):
         psutil.Process(pids[1]).wait(5)
     assert [psutil.pid_exists(pid) for pid in pids] == [True, False]
     status, _, err = run(scripts[0], "--epochs", 2)
-    assert status == 0 and f"ending process {pids[0]}, sleep" in err and not psutil.pid_exists(pids[0])
+    assert status == 0 and f"ending process {pids[0]}, sleep" in err
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pids[0]).wait(5)  # its new parent, which is not the runner, takes a moment to notice
 
 
 def test_interruption_leaves_no_horovod_rank(tmp_path, start, digits):
