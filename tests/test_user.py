@@ -1,5 +1,6 @@
 """The scripts as a person runs them: copied alone into an empty folder, as processes, by what they print."""
 
+import functools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, SCRIPTS, error_line, python_of, usage_error
 
@@ -28,8 +30,8 @@ def start(tmp_path):
     """Return a function that starts a script, copied into an empty folder, in a session of its own."""
     processes = []
 
-    def run(script, *arguments, **environment):
-        shutil.copy(ROOT / script, tmp_path)
+    def run(script, *arguments, script_text=None, **environment):
+        (tmp_path / script).write_text(script_text or (ROOT / script).read_text())
         inherited = {name: value for name, value in os.environ.items() if name != "MNIST_DIR"}
         process = subprocess.Popen(
             [python_of(script), "-W", "ignore", script, *map(str, arguments)],
@@ -251,6 +253,42 @@ print(time.perf_counter() - start)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     lines = done.stdout.splitlines()
     assert float(lines[-3].split()[1]) < float(lines[-1]) - 4
+
+
+@pytest.mark.parametrize("script", ["mnist_mx_gluon.py", "mnist_tf_keras.py", "mnist_torch.py"])
+def test_template_for_other_data(start, tmp_path, script):
+    """The README's changes, and no other, make a script train on images of another size and another number of classes."""
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"(?m)^\| `(?:load_mnist|build_model)`[^|]*\| `(.+)` \| `(.+)` \|$", text)
+    generator = np.random.default_rng(1)
+    arrays = {}
+    for part, n in (("train", 1400), ("test", 201)):  # the class is the column of a bright bar
+        arrays[f"y_{part}"] = labels = generator.integers(0, 7, n, np.uint8)
+        arrays[f"x_{part}"] = generator.integers(0, 99, (n, 20, 24), np.uint8)
+        for i in range(n):
+            arrays[f"x_{part}"][i, :, 3 * labels[i] : 3 * labels[i] + 3] = 255
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    arguments = "--epochs", 5, "--batch-size", 100, "--data-dir", tmp_path
+    status, _, err = finish(start(script, *arguments))
+    assert status == 1 and "images (1400, 20, 24)" in error_line(err)
+    process = start(
+        script,
+        *arguments,
+        script_text=functools.reduce(lambda t, row: t.replace(*row), rows, (ROOT / script).read_text()),
+    )
+    status, out, err = finish(process)
+    assert status == 0, "\n".join(err)
+    assert float(out[-1].split()[1]) > 0.9
+
+
+def test_links():
+    """What the README and the notes name of this folder is there; their addresses are those of the scripts or well formed."""
+    for page in (ROOT / "README.md", ROOT / "results/NOTES.md"):
+        text = page.read_text()
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            assert target.startswith("https://") or (page.parent / target).exists(), target
+        for name in re.findall(r"(?<![\w/])((?:results/|tests/)?[\w.-]+\.(?:py|txt|toml|md|json|png))(?![\w/])", text):
+            assert (ROOT / name).exists() or "FILE" in name or "OLD" in name, name
 
 
 def test_one_epoch_of_real_mnist(start, mnist):
