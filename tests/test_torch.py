@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, processes, python_of
+from conftest import ROOT, error_line, processes, python_of
 
 SCRIPT = "mnist_torch_mgpu.py"
 CPUS = len(os.sched_getaffinity(0))
@@ -118,7 +118,7 @@ def test_first_process_stopped(launch, few_digits, number):
 
 
 def test_first_process_killed_before_the_others_are_ready(launch, few_digits):
-    """While they load PyTorch they cannot know: they end when they have."""
+    """While they load PyTorch they cannot know; then the data that it was to hand them is missing, and they end."""
     job = launch(few_digits, *alone(2, "--epochs", 999, "--batch-size", 40))
     while len(workers(job)) < 2:
         assert job.process.poll() is None
@@ -127,6 +127,17 @@ def test_first_process_killed_before_the_others_are_ready(launch, few_digits):
     while processes(job.mark):
         assert time.monotonic() < deadline, "a process is left behind"
         time.sleep(0.1)
+
+
+def test_process_that_comes_too_late():
+    """One whose parent ended before it could ask the kernel to end with it does not begin."""
+    program = f"import {SCRIPT[:-3]} as script; from types import SimpleNamespace as Fake\n"
+    program += "script.torch.multiprocessing.parent_process = lambda: Fake(is_alive=lambda: False)\n"
+    program += "script.run(0, *[None] * 5)"
+    done = subprocess.run(
+        [python_of(SCRIPT), "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1 and error_line(done.stderr) == "error: the process that started this one has ended"
 
 
 def test_process_that_cannot_read_its_data(launch, few_digits, tmp_path):
