@@ -361,7 +361,7 @@ def run(module, name, given, devices):
                     answer[f"initial{i}"] = array
                 if own and rank == 0:  # the other ranks must get them by broadcast
                     set_weights(module, log.model, weights)
-            if name in ("still", "first"):
+            if name in ("still", "first", "other"):
                 watch(module, log.model, log, undo)
             listen(module, log, undo)
             return log.model

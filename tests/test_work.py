@@ -290,6 +290,8 @@ def test_seeds(probe, script, devices):
     # the masks of the first step, read off the weights that moved
     first, other = (moved(answers[0][f"{run}.path4"])[0] for run in ("dropout", "masks"))
     assert (first != other).any()
+    for answer in answers:  # another order of the images, too
+        assert (answer["first.batch_numbers"] != answer["other.batch_numbers"]).mean() > 0.9
     places = [answer["first.batch_numbers"] // devices for answer in answers]  # within the rank's shard
     assert all((places[0] != place).any() for place in places[1:])
 
