@@ -214,15 +214,14 @@ def make_report(rows):
     if speeds and max(speeds.values()) > DRIFT * min(speeds.values()):
         each = ", ".join(f"round {number} {speed:.0f}" for number, speed in sorted(speeds.items()))
         parts.append(f"**WARNING: the machine's own speed drifted: SGEMM's GFLOP/s were {each}.**")
-    found = tables(rows)
-    parts += [make_verdict(found), "\n".join(f"- {line}" for line in describe(rows))]
+    parts += [make_verdict(found := tables(rows)), "\n".join(f"- {line}" for line in describe(rows))]
     for title, some in found:
         parts += [f"### {title[0].upper()}{title[1:]}", make_table(some)]
     notes = [
         "seconds: training, geometric mean of the runs, each with a seed of its own; memory: peak of all its processes",
-        f"relative: to the fastest of the table, with intervals that hold at 95 % for all of it (Games-Howell; {RUNS} runs)",
-        "rank: what cannot be told from the fastest shares rank 1, what of the rest not from its fastest rank 2",
-        "epoch: median ± half the distance of the quartiles; it and images/s leave out a run's first of several epochs",
+        "relative: to the fastest of the table, with intervals that hold at 95 % for all of it (Games-Howell)",
+        "rank: what cannot be told from the fastest shares its rank, and so on among the rest",
+        "epoch: median ± half the distance of the quartiles; it and images/s leave out a run's first of several",
         f"accuracy: mean; rows within {max(row['half'] for row in rows):.4f}, a run's 95 % half-width, are not ranked by it",
         "cost: seconds over those on one device, whose cores the devices of a CPU share; speedup: the inverse, on GPUs",
     ]
@@ -301,17 +300,19 @@ def write_readme(results):
     """Put verdict, tables and pictures of result files {path: rows} between the markers of the README."""
     try:
         text = README.read_bytes().decode()
-        parts = []
+        newline, parts, pictures = "\r\n" if "\r\n" in text else "\n", [], []
         for path, rows in results.items():
             name = path.resolve().relative_to(README.resolve().parent).as_posix()
-            parts += [make_report(rows), f"![Seconds of training and loss]({name.removesuffix('.json')}.png)"]
-            parts += [f"Made from [{name}]({name}) by `uv run report.py {name} --readme`."]
-        before, rest = text.split(BEGIN)
+            parts += [make_report(rows), f"[Result file]({name}), shown by `uv run report.py {name} --readme`."]
+            pictures += [f"![Seconds of training and loss]({name.removesuffix('.json')}.png)"]
+        before, rest = text.replace("\r\n", "\n").split(BEGIN)
         _, after = rest.split(END)
     except (OSError, ValueError) as error:  # not there, not text, markers not once each, a result file elsewhere
         sys.exit(f"error: cannot put {', '.join(map(str, results))} into {README}: {error}")
-    block = "\n\n".join([BEGIN, *parts, END]).replace("\n", "\r\n" if "\r\n" in text else "\n")
-    write(README, (before + block + after).encode())
+    there = r"(!\[Seconds of training and loss\].*\n*)+"  # keeps its place; a new one ends the block
+    before, moved = re.subn(there, lambda _: "".join(f"{picture}\n\n" for picture in pictures), before, count=1)
+    text = before + "\n\n".join([BEGIN, *parts, *pictures * (not moved), END]) + after
+    write(README, text.replace("\n", newline).encode())
 
 
 def compare(old_path, old, new, fail_above):

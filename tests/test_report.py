@@ -1,6 +1,7 @@
 """report.py: known numbers give known tables, the verdict's error rate, comparison, README, and damaged files."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -12,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyperf
@@ -329,6 +329,14 @@ def test_readme_changes_between_its_markers_only(tmp_path):
             assert len(block) == len(text.replace(end, "\n")) - len(before + report.BEGIN + report.END + after)
             assert out.strip() in block and "OLD" not in block and str(tmp_path) not in block
             assert "(results/known.json)" in block and "![" in block and "(results/known.png)" in block
+        old = report.BEGIN + report.END + "\n"
+        line = "![Seconds of training and loss]({})"  # where a picture stands before the block, the new one goes there
+        readme.write_bytes(f"# T\n\n{line.format('old.png')}\n\nx\n\n{old}".replace("\n", end).encode())
+        for _ in range(2):
+            assert run(file, "--readme", **options)[0] == 0
+            text = readme.read_bytes().decode()
+            start = f"# T\n\n{line.format('results/known.png')}\n\nx\n\n{report.BEGIN}\n".replace("\n", end)
+            assert text.startswith(start) and text.count("![") == 1
     for text in ("no markers", report.BEGIN, f"{report.END}{report.BEGIN}", f"{report.BEGIN}{report.END}" * 2):
         readme.write_text(text)
         status, _, err = run(file, "--readme", **options)
@@ -346,4 +354,10 @@ def test_readme_holds_the_delivered_results(tmp_path):
     status, _, err = run(*(tmp_path / name for name in named), "--readme", program=tmp_path / "report.py")
     assert status == 0 and (tmp_path / "README.md").read_text() == text, err
     assert all((ROOT / name).with_suffix(".png").is_file() for name in named)
-    assert json.loads(Path(ROOT, named[0]).read_text())["benchmarks"]
+    notes, names = (ROOT / "results/NOTES.md").read_text(), re.findall(r"results/\d[-\w]+\.json", text)
+    for name in {*names} - {*named}:  # the notes hold the report of every other file
+        assert report.make_report(report.load(ROOT / name)).replace("### ", "#### ") in notes, name
+    for name in {*names}:
+        for bench in json.loads((ROOT / name).read_text())["benchmarks"]:  # they ran the scripts as they are here
+            script, sha256 = (bench["metadata"][key] for key in ("name", "sha256"))
+            assert hashlib.sha256((ROOT / script).read_bytes()).hexdigest() == sha256, f"{name}: {script} has changed"
