@@ -162,11 +162,11 @@ def markdown(header, rows, tight=False):
 
 
 def make_table(rows):
-    header = ["script", "devices", "runs", "seconds", "relative", "rank", "epoch", "images/s", "memory", "accuracy"]
+    header = ["script", "runs", "seconds", "relative", "rank", "epoch", "images/s", "memory", "accuracy"]
     cells, on_gpu = [], rows[0]["device"] == "gpu"
     for row in rows:
         marks = f" of {RUNS}" * bool(row["missing"]) + "*" * bool(row["disturbed"])
-        line = [row["label"], f"{row['devices']} x {row['device']}", f"{len(row['runs'])}{marks}", f"{row['mean']:.2f}"]
+        line = [row["label"], f"{len(row['runs'])}{marks}", f"{row['mean']:.2f}"]
         line += [plus_minus(*row["relative"]) if "relative" in row else "1.00" if "rank" in row else ""]
         line += [str(row.get("rank", "")), f"{row['epoch']:.2f} ± {row['spread']:.2f}", f"{row['rate']:,.0f}"]
         line += [f"{row['peak'] / 1e9:.2f} GB" if row["peak"] else "", f"{row['accuracy']:.4f}"]
@@ -218,10 +218,9 @@ def make_report(rows):
     for title, some in found:
         parts += [f"### {title[0].upper()}{title[1:]}", make_table(some)]
     notes = [
-        "seconds: training, geometric mean of the runs, each with a seed of its own; memory: peak of all its processes",
-        "relative: to the fastest of the table, with intervals that hold at 95 % for all of it (Games-Howell)",
+        "seconds: geometric mean of the runs; relative: with intervals that hold at 95 % for the table (Games-Howell)",
         "rank: what cannot be told from the fastest shares its rank, and so on among the rest",
-        "epoch: median ± half the distance of the quartiles; it and images/s leave out a run's first of several",
+        "epoch: median ± half the distance of the quartiles; it and images/s leave out a run's first; memory: peak",
         f"accuracy: mean; rows within {max(row['half'] for row in rows):.4f}, a run's 95 % half-width, are not ranked by it",
         "cost: seconds over those on one device, whose cores the devices of a CPU share; speedup: the inverse, on GPUs",
     ]

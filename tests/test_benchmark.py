@@ -275,7 +275,7 @@ def test_other_settings_versions_or_hardware_are_refused(tmp_path, run, digits):
     # what concerns one script does not hinder the others
     status, out, err = run(script, fake(tmp_path, "mnist_mx_d.py"), *arguments)
     assert status == 1 and err.splitlines()[-1].startswith("error: failed: mnist_mx_a.py: cannot add to")
-    assert table(out)["mnist_mx_d"][1] == "2 of 3"
+    assert table(out)["mnist_mx_d"][0] == "2 of 3"
     shutil.copy(ROOT / "results/2026-11-24-amd-epyc-2-cores.json", file)  # without rounds
     for text in (file.read_bytes(), b"", b"{}", b"no JSON"):
         file.write_bytes(text)
@@ -288,7 +288,7 @@ def test_failing_and_lying_scripts(tmp_path, run):
     names = [f"mnist_mx_lie{i}.py" for i in range(len(LIES))]
     scripts = [fake(tmp_path, name, lie) for name, lie in zip(names, LIES, strict=True)]
     status, out, err = run(*scripts, fake(tmp_path, "mnist_mx_a good.py"), "--epochs", 2, "--repeats", 2)
-    assert status == 1 and list(table(out)) == ["mnist_mx_a good"] and table(out)["mnist_mx_a good"][1] == "2 of 3"
+    assert status == 1 and list(table(out)) == ["mnist_mx_a good"] and table(out)["mnist_mx_a good"][0] == "2 of 3"
     log = (tmp_path / "x.log").read_text()
     for name, (lie, words) in zip(names, LIES.items(), strict=True):
         reason = re.search(rf"(?m)^{name} failed: (.*)", err)
@@ -519,5 +519,5 @@ def test_all_scripts(tmp_path, run):
     assert status == 0, err
     rows = table(out)
     assert sorted(rows) == [path.stem for path in named]
-    assert all(re.fullmatch(r"[12] x [cg]pu", row[0]) and float(row[2]) > 0 for row in rows.values())
+    assert all(float(row[1]) > 0 for row in rows.values())
     assert not (tmp_path / "x.log").exists()
