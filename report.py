@@ -192,7 +192,8 @@ def make_verdict(found):
             text = f"{names(first)} cannot be told apart, {first[0]['mean']:.2f} to {first[-1]['mean']:.2f} s"
         if behind:
             times = plus_minus(*behind[0]["relative"])
-            text += f"; next is {behind[0]['label']}, {times} times as long as {first[0]['label']}"
+            whom = f" as {first[0]['label']}" if first[1:] else ""
+            text += f"; next is {behind[0]['label']}, {times} times as long{whom}"
         text += f"; {names(short)} cannot be ranked yet" if ranked and short else ""
         sentences.append(f"On {title}: {text}.")
     for device, what in (("cpu", "Several devices on one CPU share its cores and cost"), ("gpu", "Several GPUs cost")):
@@ -222,7 +223,7 @@ def make_report(rows):
         "rank: what cannot be told from the fastest shares its rank, and so on among the rest",
         "epoch: median ± half the distance of the quartiles; it and images/s leave out a run's first; memory: peak",
         f"accuracy: mean; rows within {max(row['half'] for row in rows):.4f}, a run's 95 % half-width, are not ranked by it",
-        "cost: seconds over those on one device, whose cores the devices of a CPU share; speedup: the inverse, on GPUs",
+        "cost: in seconds, over one device; speedup: the inverse, on GPUs",
     ]
     if disturbed := ", ".join(f"{row['label']} {row['disturbed']}" for row in rows if row["disturbed"]):
         notes.append(f"\\*: something else used the CPUs before or during runs: {disturbed}")
