@@ -17,7 +17,6 @@ import json
 import operator
 import os
 import sys
-import threading
 import time
 import types
 from pathlib import Path
@@ -237,8 +236,8 @@ def listen(module, log, undo):
     def event(name):
         return lambda *_, **__: log.events.append(name) if log.listening else None
 
-    def wait(*_, **__):  # Keras reads every batch's losses in a thread of its own, which holds up nobody
-        log.waits += log.listening and threading.current_thread() is threading.main_thread()
+    def wait(*_, **__):
+        log.waits += log.listening
 
     def layer(*_, **__):
         log.passes += log.listening

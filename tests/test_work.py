@@ -34,7 +34,7 @@ STRUCTURE = [
     *("convolution (1, 1) valid", "relu", "convolution (1, 1) valid", "relu", "max (2, 2) (2, 2) valid"),
     *("dropout 0.25 None", "dense", "relu", "dropout 0.5 None", "dense"),
 ]
-WAITS = {"mx_keras": 17}  # of the host a step, as counted in keras-mxnet 2.2.4.3
+WAITS = {"mx_keras": 17, "tf_keras": 1}  # of the host a step, as counted in keras-mxnet 2.2.4.3 and Keras 3.15.1
 LIMITS = [np.sqrt(6 / fans) for fans in (9 * (1 + 32), 9 * (32 + 64), 9216 + 128, 128 + 10)]
 
 
