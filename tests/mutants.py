@@ -228,7 +228,7 @@ WORK = [
     (
         ["tf_keras"],
         "    def on_epoch_begin",
-        "    def on_train_batch_end(self, batch, logs=None):\n        float(logs['loss'])\n\n    def on_epoch_begin",
+        "    def on_train_batch_end(self, batch, logs=None):\n        self.model.get_layer(index=0).kernel.numpy()\n\n    def on_epoch_begin",
         "no synchronisation per step",
     ),
     (
