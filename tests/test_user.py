@@ -31,7 +31,9 @@ def start(tmp_path):
     processes = []
 
     def run(script, *arguments, script_text=None, **environment):
-        (tmp_path / script).write_text(script_text or (ROOT / script).read_text())
+        new = tmp_path / f"{script}.new"  # put in place at once: an earlier process may be reading the script just now
+        new.write_text(script_text or (ROOT / script).read_text())
+        new.replace(tmp_path / script)
         inherited = {name: value for name, value in os.environ.items() if name != "MNIST_DIR"}
         process = subprocess.Popen(
             [python_of(script), "-W", "ignore", script, *map(str, arguments)],
