@@ -125,16 +125,19 @@ def test_mistake_of_all_ranks(launch, few_digits):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_launcher_stopped(launch, few_digits, number):
-    """Ctrl-C, which a terminal sends to the launcher's whole group, and kill: no rank is left.
+    """Ctrl-C, which a terminal sends to the launcher's whole group, and kill: no rank is left, and the status is not 0.
 
-    The status is horovodrun's own: after Ctrl-C it is 1, but 0 in one of a dozen runs, with all ranks terminated all the same.
+    The status is horovodrun's own, and in one of a dozen runs or fewer it is 0 with all ranks terminated, hence three attempts.
     """
-    job = launch(few_digits, *ranks(2, *train("--epochs", 999, "--batch-size", 40)))
-    job.train()
-    (os.killpg if number == signal.SIGINT else os.kill)(job.process.pid, number)
-    status, out, err = job.finish()
-    assert any("Terminated" in line for line in out + err), "\n".join(out + err)
-    assert status != 0 or number == signal.SIGINT
+    for _ in range(3):
+        job = launch(few_digits, *ranks(2, *train("--epochs", 999, "--batch-size", 40)))
+        job.train()
+        (os.killpg if number == signal.SIGINT else os.kill)(job.process.pid, number)
+        status, out, err = job.finish()
+        assert any("Terminated" in line for line in out + err), "\n".join(out + err)
+        if status != 0:
+            break
+    assert status != 0
 
 
 @pytest.fixture
