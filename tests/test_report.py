@@ -361,3 +361,26 @@ def test_readme_holds_the_delivered_results(tmp_path):
         for bench in json.loads((ROOT / name).read_text())["benchmarks"]:  # they ran the scripts as they are here
             script, sha256 = (bench["metadata"][key] for key in ("name", "sha256"))
             assert hashlib.sha256((ROOT / script).read_bytes()).hexdigest() == sha256, f"{name}: {script} has changed"
+
+
+def test_tables_of_the_notes():
+    """Their seconds are the means of the result files that they name."""
+    notes = (ROOT / "results/NOTES.md").read_text()
+    tables = []
+    for name in ("2-epochs", "batch-1000", "one-thread"):
+        rows = report.load(ROOT / f"results/2026-11-25-intel-xeon-2-cores-{name}.json")
+        tables.append({row["label"].removeprefix("mnist_"): f"{row['mean']:.1f}" for row in rows})
+    of_500, of_1000, of_one = tables
+    apis = {
+        "Gluon": "mx_gluon",
+        "Gluon, DataLoader": "mx_gluon_ds",
+        "MXNet Module": "mx_sym",
+        "keras-mxnet": "mx_keras",
+    }
+    apis |= {"tf.keras": "tf_keras", "PyTorch": "torch"}
+    for api, script in apis.items():
+        two = f"{script}_mgpu"
+        assert f"| {api} | {of_500[script]} | {of_1000[script]} | {of_500[two]} |" in notes
+        if script in of_one:
+            assert f"| {api} | {of_one[script]} s | {of_one[two]} s |" in notes
+    assert len(of_1000) == len(apis) and len(of_one) == 2 * (len(apis) - 1)
