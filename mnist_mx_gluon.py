@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.9,<3.12"
-# dependencies = ["mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
+# dependencies = ["loky==3.7.0", "mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
 # ///
 """MNIST in MXNet Gluon on one device: a hybridized network, NDArrayIter batches, autograd and gluon.Trainer.
 
@@ -16,8 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
-os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # MXNet's own default takes half
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup's jobs ignore it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
+import loky
+
+THREADS = os.environ.get("OMP_NUM_THREADS") or str(loky.cpu_count(only_physical_cores=True))  # within a quota, too
+for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "MXNET_OMP_", "OMP_"))]:
+    del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["OMP_NUM_THREADS"] = THREADS if THREADS in map(str, range(1, 1025)) else "1"  # parse_args() refuses it
 
 import mxnet as mx
 import numpy as np
@@ -30,13 +36,12 @@ BATCH_SIZE = 500  # images per device and step
 LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arXiv:1706.02677
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
+CLASSES = 10
 SEED = 42
-URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
 
 def build_model(device):
-    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, 10) logits, with Glorot uniform weights and zero biases."""
+    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, CLASSES) logits, with Glorot uniform weights and zero biases."""
     model = nn.HybridSequential()
     model.add(
         nn.Conv2D(32, 3, in_channels=1, activation="relu"),
@@ -45,7 +50,7 @@ def build_model(device):
         nn.Dropout(DROPOUT_CONV),
         nn.Dense(128, in_units=64 * 12 * 12, activation="relu"),  # flattens
         nn.Dropout(DROPOUT_DENSE),
-        nn.Dense(10, in_units=128),  # softmax is in the loss
+        nn.Dense(CLASSES, in_units=128),  # softmax is in the loss
     )
     model.initialize(mx.init.Xavier(), device)
     model.hybridize(static_alloc=True, static_shape=True)
@@ -93,43 +98,75 @@ def to_input(images):
     return np.divide(images[:, np.newaxis], 255, dtype=np.float32)
 
 
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+SCRIPT = Path(globals().get("__file__", "mnist_mx_gluon.py"))  # a notebook's exec has no file
+
+
 def load_mnist(data_dir):
     """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); download if missing."""
-    path = Path(data_dir, "mnist.npz").expanduser()
+    names = "x_train", "y_train", "x_test", "y_test"
     try:
-        if not path.exists():
-            os.chmod(pooch.retrieve(URL, SHA256, path.name, path.parent), 0o644)  # pooch lets only its owner read it
+        path = Path(data_dir, "mnist.npz").expanduser()
+    except RuntimeError as error:
+        sys.exit(f"error: cannot find the folder {data_dir}: {error}; name another with --data-dir")
+    try:
+        if not os.path.lexists(path):
+            pooch.retrieve(URL, SHA256, path.name, path.parent)
+            try:
+                path.chmod(0o644)  # pooch lets only its owner read it
+            except OSError:
+                pass  # not every file system has modes
     except (OSError, ValueError) as error:
         sys.exit(f"error: cannot download {URL}: {error}; use --data-dir, or draw digits with synthetic_mnist.py")
     try:
+        if not path.is_file():
+            raise ValueError("a directory" if path.is_dir() else "no regular file, nor a link to one")
         with np.load(path) as file:
-            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+            if not set(names) <= set(file.files):
+                raise ValueError(f"the arrays {file.files[:9]}")
+            arrays = [file[name] for name in names]
         for x, y in (arrays[:2], arrays[2:]):
-            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.ndim != 1 or y.max() > 9:
-                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape} up to {y.max()}")
+            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.shape != (len(x),):
+                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape}")
+            if y.size == 0 or y.max() >= CLASSES:
+                raise ValueError(f"{y.size} labels, the largest {y.max(initial=0)}")
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        sys.exit(f"error: cannot use {path}: {error!r}; mend or remove it, or name another folder with --data-dir")
+        needed = f"{', '.join(names)}: uint8, (n, 28, 28) and (n,), labels 0 to {CLASSES - 1}"
+        sys.exit(f"error: cannot use {path}: {error!r}, needed are {needed}; mend or remove it, or use --data-dir")
     return arrays
 
 
 def find_device(kind):
-    """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one is visible, else the CPU."""
-    gpus = mx.context.num_gpus()
-    if kind == "gpu" and not gpus:
-        sys.exit("error: --device gpu needs 1 x gpu, MXNet sees 0; use --device cpu")
-    return mx.cpu() if kind == "cpu" or not gpus else mx.gpu()
+    """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one can be used, else the CPU."""
+    gpus, fault = 0, ""
+    try:
+        if kind != "cpu":
+            gpus = mx.context.num_gpus()
+        if gpus:
+            mx.nd.ones(1, mx.gpu()).wait_to_read()  # a GPU that is seen may still be of no use
+    except mx.MXNetError as error:
+        fault = f" and cannot use any: {str(error).strip().splitlines()[-1]}"
+    if kind == "gpu" and (fault or not gpus):
+        sys.exit(f"error: --device gpu needs 1 x gpu, MXNet sees {gpus}{fault}; use --device cpu")
+    if fault:
+        print(f"on the CPU, as MXNet sees {gpus} x gpu{fault}", file=sys.stderr)
+    return mx.cpu() if fault or not gpus else mx.gpu()
 
 
 def parse_args():
     """Return the flags."""
-    data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
+    data_dir = os.environ.get("MNIST_DIR") or SCRIPT.with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="%(default)s")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
     parser.add_argument("--data-dir", default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="%(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if THREADS not in map(str, range(1, 1025)):
+        sys.exit(f"error: OMP_NUM_THREADS is {THREADS}: unset it, or set it to a whole number from 1 to 1024")
+    return args
 
 
 def main():
@@ -138,17 +175,24 @@ def main():
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
     if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
+    if train_images.max() <= 1:
+        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     device = find_device(args.device)
-    where = f"1 x {device.device_type}, {os.environ['OMP_NUM_THREADS']} threads, batch 1 x {args.batch_size}"
+    where = f"1 x {device.device_type}, {THREADS} threads, batch 1 x {args.batch_size}"
     versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"
-    print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
+    name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
+    print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
     model = build_model(device)
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)
     accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size, device)
-    print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}")
+    print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:  # nobody reads the output any more, as after head, or its disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what Python still holds goes at its end
+        sys.exit(f"error: {error}")

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.9,<3.12"
-# dependencies = ["mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
+# dependencies = ["loky==3.7.0", "mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
 # ///
 """MNIST in MXNet Gluon on one device, fed by a Dataset, ToTensor and a DataLoader with worker processes.
 
@@ -10,35 +10,40 @@ python mnist_mx_gluon_ds.py --device gpu    # in an environment made from requir
 """
 
 import argparse
+import multiprocessing
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
-os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # MXNet's own default takes half
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup's jobs ignore it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
+import loky
+
+THREADS = os.environ.get("OMP_NUM_THREADS") or str(loky.cpu_count(only_physical_cores=True))  # within a quota, too
+for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "MXNET_OMP_", "OMP_"))]:
+    del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["OMP_NUM_THREADS"] = THREADS if THREADS in map(str, range(1, 1025)) else "1"  # parse_args() refuses it
 
 import mxnet as mx
 import numpy as np
 import pooch
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
-from mxnet.gluon.data.vision.transforms import ToTensor
 
 EPOCHS = 10
 BATCH_SIZE = 500  # images per device and step
 LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arXiv:1706.02677
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
+CLASSES = 10
 SEED = 42
-URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 WORKERS = 2  # processes that assemble batches
 
 
 def build_model(device):
-    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, 10) logits, with Glorot uniform weights and zero biases."""
+    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, CLASSES) logits, with Glorot uniform weights and zero biases."""
     model = nn.HybridSequential()
     model.add(
         nn.Conv2D(32, 3, in_channels=1, activation="relu"),
@@ -47,18 +52,15 @@ def build_model(device):
         nn.Dropout(DROPOUT_CONV),
         nn.Dense(128, in_units=64 * 12 * 12, activation="relu"),  # flattens
         nn.Dropout(DROPOUT_DENSE),
-        nn.Dense(10, in_units=128),  # softmax is in the loss
+        nn.Dense(CLASSES, in_units=128),  # softmax is in the loss
     )
     model.initialize(mx.init.Xavier(), device)
     model.hybridize(static_alloc=True, static_shape=True)
     return model
 
 
-def train(model, images, labels, epochs, batch_size, device):
-    """Train on images (n, 28, 28) and labels (n,), both uint8, batch_size images per device; return the seconds."""
-    dataset = gluon.data.ArrayDataset(images, labels)
-    options = {"batchify_fn": to_batch, "num_workers": WORKERS}
-    batches = gluon.data.DataLoader(dataset, batch_size, shuffle=True, last_batch="discard", **options)
+def train(model, batches, epochs, batch_size, device):
+    """Train on batches of images (n, 1, 28, 28) in [0, 1] and labels (n,), batch_size per device; return the seconds."""
     loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
     adam = mx.optimizer.Adam(LEARNING_RATE, BETA_1, BETA_2, EPSILON)
     trainer = gluon.Trainer(model.collect_params(), adam)
@@ -75,7 +77,7 @@ def train(model, images, labels, epochs, batch_size, device):
             loss.backward()
             trainer.step(batch_size)
             loss_sum += loss.mean()  # stays on the device
-        loss = loss_sum.asscalar() / (len(images) // batch_size)
+        loss = loss_sum.asscalar() / len(batches)
         seconds = time.perf_counter() - epoch_start
         print(f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  {seconds:.2f} s", flush=True)
     mx.nd.waitall()
@@ -92,49 +94,107 @@ def evaluate(model, images, labels, batch_size, device):
     return correct / len(images)
 
 
+def build_batches(images, labels, batch_size):
+    """Return a DataLoader of batches (n, 1, 28, 28) in [0, 1] and (n,) of images (n, 28, 28) and labels (n,), both uint8."""
+    # in shared memory, as float32: two batches for each worker, one that is asked for beside them, and the one in use
+    needed = (2 * WORKERS + 2) * batch_size * (images[0].size + 1) * 4  # bytes
+    if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize < needed:
+        sys.exit(f"error: DataLoader needs {needed / 2**20:.0f} MiB free in /dev/shm; use a smaller --batch-size")
+    dataset = gluon.data.ArrayDataset(images, labels)
+    options = {"batchify_fn": to_batch, "num_workers": WORKERS}
+    batches = gluon.data.DataLoader(dataset, batch_size, shuffle=True, last_batch="discard", **options)
+    workers = set(multiprocessing.active_children())
+
+    def end(*_):
+        """End the run with the first worker that ends: DataLoader would wait two minutes for its batch."""
+        time.sleep(0.5)  # until multiprocessing has put another in its place
+        if not workers <= (children := set(multiprocessing.active_children())):
+            text = f"a worker of DataLoader was killed; free memory, or {needed / 2**20:.0f} MiB in /dev/shm"
+            print(f"error: {text}", file=sys.stderr, flush=True)
+            for child in children:
+                child.kill()
+            os._exit(1)  # multiprocessing's own end may wait for a lock that the killed worker held
+
+    signal.signal(signal.SIGCHLD, end)
+    return batches
+
+
 def to_batch(samples):
     """Return the batch of n pairs of an image (28, 28) and a label, all uint8: (n, 1, 28, 28) in [0, 1] and (n,)."""
     images, labels = zip(*samples)
-    return ToTensor()(mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8)), mx.nd.array(labels)
+    to_tensor = gluon.data.vision.transforms.ToTensor()
+    return to_tensor(mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8)), mx.nd.array(labels)
+
+
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+SCRIPT = Path(globals().get("__file__", "mnist_mx_gluon_ds.py"))  # a notebook's exec has no file
 
 
 def load_mnist(data_dir):
     """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); download if missing."""
-    path = Path(data_dir, "mnist.npz").expanduser()
+    names = "x_train", "y_train", "x_test", "y_test"
     try:
-        if not path.exists():
-            os.chmod(pooch.retrieve(URL, SHA256, path.name, path.parent), 0o644)  # pooch lets only its owner read it
+        path = Path(data_dir, "mnist.npz").expanduser()
+    except RuntimeError as error:
+        sys.exit(f"error: cannot find the folder {data_dir}: {error}; name another with --data-dir")
+    try:
+        if not os.path.lexists(path):
+            pooch.retrieve(URL, SHA256, path.name, path.parent)
+            try:
+                path.chmod(0o644)  # pooch lets only its owner read it
+            except OSError:
+                pass  # not every file system has modes
     except (OSError, ValueError) as error:
         sys.exit(f"error: cannot download {URL}: {error}; use --data-dir, or draw digits with synthetic_mnist.py")
     try:
+        if not path.is_file():
+            raise ValueError("a directory" if path.is_dir() else "no regular file, nor a link to one")
         with np.load(path) as file:
-            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+            if not set(names) <= set(file.files):
+                raise ValueError(f"the arrays {file.files[:9]}")
+            arrays = [file[name] for name in names]
         for x, y in (arrays[:2], arrays[2:]):
-            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.ndim != 1 or y.max() > 9:
-                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape} up to {y.max()}")
+            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.shape != (len(x),):
+                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape}")
+            if y.size == 0 or y.max() >= CLASSES:
+                raise ValueError(f"{y.size} labels, the largest {y.max(initial=0)}")
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        sys.exit(f"error: cannot use {path}: {error!r}; mend or remove it, or name another folder with --data-dir")
+        needed = f"{', '.join(names)}: uint8, (n, 28, 28) and (n,), labels 0 to {CLASSES - 1}"
+        sys.exit(f"error: cannot use {path}: {error!r}, needed are {needed}; mend or remove it, or use --data-dir")
     return arrays
 
 
 def find_device(kind):
-    """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one is visible, else the CPU."""
-    gpus = mx.context.num_gpus()
-    if kind == "gpu" and not gpus:
-        sys.exit("error: --device gpu needs 1 x gpu, MXNet sees 0; use --device cpu")
-    return mx.cpu() if kind == "cpu" or not gpus else mx.gpu()
+    """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one can be used, else the CPU."""
+    gpus, fault = 0, ""
+    try:
+        if kind != "cpu":
+            gpus = mx.context.num_gpus()
+        if gpus:
+            mx.nd.ones(1, mx.gpu()).wait_to_read()  # a GPU that is seen may still be of no use
+    except mx.MXNetError as error:
+        fault = f" and cannot use any: {str(error).strip().splitlines()[-1]}"
+    if kind == "gpu" and (fault or not gpus):
+        sys.exit(f"error: --device gpu needs 1 x gpu, MXNet sees {gpus}{fault}; use --device cpu")
+    if fault:
+        print(f"on the CPU, as MXNet sees {gpus} x gpu{fault}", file=sys.stderr)
+    return mx.cpu() if fault or not gpus else mx.gpu()
 
 
 def parse_args():
     """Return the flags."""
-    data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
+    data_dir = os.environ.get("MNIST_DIR") or SCRIPT.with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="%(default)s")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
     parser.add_argument("--data-dir", default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="%(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if THREADS not in map(str, range(1, 1025)):
+        sys.exit(f"error: OMP_NUM_THREADS is {THREADS}: unset it, or set it to a whole number from 1 to 1024")
+    return args
 
 
 def main():
@@ -143,17 +203,26 @@ def main():
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
     if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
+    if train_images.max() <= 1:
+        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     device = find_device(args.device)
-    where = f"1 x {device.device_type}, {os.environ['OMP_NUM_THREADS']} threads, batch 1 x {args.batch_size}"
+    where = f"1 x {device.device_type}, {THREADS} threads, batch 1 x {args.batch_size}"
     versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"
-    print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
+    name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
+    print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
+    batches = build_batches(train_images, train_labels, args.batch_size)
     model = build_model(device)
-    seconds = train(model, train_images, train_labels, args.epochs, args.batch_size, device)
+    seconds = train(model, batches, args.epochs, args.batch_size, device)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # from here on the workers may end
     accuracy = evaluate(model, test_images, test_labels, args.batch_size, device)
-    print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}")
+    print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:  # nobody reads the output any more, as after head, or its disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what Python still holds goes at its end
+        sys.exit(f"error: {error}")

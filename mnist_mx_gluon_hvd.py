@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.9,<3.12"
-# dependencies = ["horovod==0.28.1", "mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
+# dependencies = ["horovod==0.28.1", "loky==3.7.0", "mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
 #
 # [tool.uv.extra-build-dependencies]
 # horovod = ["mxnet==1.9.1", "numpy==1.23.5", "setuptools<81", "wheel", "cmake<4"]
@@ -27,19 +27,35 @@ With uv, which builds Horovod on first use (about two minutes on two cores, a C+
 """
 
 import argparse
+import hashlib  # Horovod: for what the ranks compare
 import os
 import signal
+import socket  # Horovod: to see whether the launcher answers
 import sys
 import time
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
-# Horovod: the ranks of a host share its CPUs, each bound to its own: threads that wander make all ranks wait for one
-rank, ranks = int(os.environ.get("HOROVOD_LOCAL_RANK", "0")), int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
-cpus = sorted(os.sched_getaffinity(0))
-os.sched_setaffinity(0, cpus[rank % len(cpus) :: ranks])
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup's jobs ignore it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
+import loky
+
+# Horovod: a rank has a launcher that answers; without one, what an earlier launcher left in the shell counts for nothing
+if address := os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):
+    try:
+        socket.create_connection((address, os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")), timeout=10).close()
+    except OSError as error:
+        sys.exit(f"error: no horovodrun at HOROVOD_GLOO_RENDEZVOUS_ADDR={address}: {error}; start it, or unset that")
+else:
+    left = "CONTROLLER", "CPU_OPERATIONS", "CROSS_", "ELASTIC", "GLOO_IFACE", "HOSTNAME", "LOCAL_", "RANK", "SIZE"
+    for x in [x for x in os.environ if x.startswith(tuple(f"HOROVOD_{name}" for name in left))]:
+        del os.environ[x]
+THREADS = os.environ.get("OMP_NUM_THREADS") or str(  # Horovod: the ranks of a host share its cores
+    max(1, loky.cpu_count(only_physical_cores=True) // int(os.environ.get("HOROVOD_LOCAL_SIZE", "1")))
+)
+for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "MXNET_OMP_", "OMP_"))]:
+    del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["OMP_NUM_THREADS"] = THREADS if THREADS in map(str, range(1, 1025)) else "1"  # parse_args() refuses it
 os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")  # Horovod: looks for gradients every 5 ms; its 1 ms costs CPU time
-os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # MXNet's own default takes half
 
 import horovod  # Horovod: for its version
 import horovod.mxnet as hvd  # Horovod: ranks and collective operations
@@ -54,13 +70,12 @@ BATCH_SIZE = 500  # images per device and step
 LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arXiv:1706.02677
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
+CLASSES = 10
 SEED = 42
-URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
 
 def build_model(device):
-    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, 10) logits, with Glorot uniform weights and zero biases."""
+    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, CLASSES) logits, with Glorot uniform weights and zero biases."""
     model = nn.HybridSequential()
     model.add(
         nn.Conv2D(32, 3, in_channels=1, activation="relu"),
@@ -69,7 +84,7 @@ def build_model(device):
         nn.Dropout(DROPOUT_CONV),
         nn.Dense(128, in_units=64 * 12 * 12, activation="relu"),  # flattens
         nn.Dropout(DROPOUT_DENSE),
-        nn.Dense(10, in_units=128),  # softmax is in the loss
+        nn.Dense(CLASSES, in_units=128),  # softmax is in the loss
     )
     model.initialize(mx.init.Xavier(), device)
     model.hybridize(static_alloc=True, static_shape=True)
@@ -128,59 +143,140 @@ def to_input(images):
     return np.divide(images[:, np.newaxis], 255, dtype=np.float32)
 
 
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+SCRIPT = Path(globals().get("__file__", "mnist_mx_gluon_hvd.py"))  # a notebook's exec has no file
+
+
 def load_mnist(data_dir):
     """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); download if missing."""
-    path = Path(data_dir, "mnist.npz").expanduser()
+    names = "x_train", "y_train", "x_test", "y_test"
     try:
-        if not path.exists():
-            os.chmod(pooch.retrieve(URL, SHA256, path.name, path.parent), 0o644)  # pooch lets only its owner read it
+        path = Path(data_dir, "mnist.npz").expanduser()
+    except RuntimeError as error:
+        sys.exit(f"error: cannot find the folder {data_dir}: {error}; name another with --data-dir")
+    try:
+        if not os.path.lexists(path):
+            pooch.retrieve(URL, SHA256, path.name, path.parent)
+            try:
+                path.chmod(0o644)  # pooch lets only its owner read it
+            except OSError:
+                pass  # not every file system has modes
     except (OSError, ValueError) as error:
         sys.exit(f"error: cannot download {URL}: {error}; use --data-dir, or draw digits with synthetic_mnist.py")
     try:
+        if not path.is_file():
+            raise ValueError("a directory" if path.is_dir() else "no regular file, nor a link to one")
         with np.load(path) as file:
-            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+            if not set(names) <= set(file.files):
+                raise ValueError(f"the arrays {file.files[:9]}")
+            arrays = [file[name] for name in names]
         for x, y in (arrays[:2], arrays[2:]):
-            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.ndim != 1 or y.max() > 9:
-                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape} up to {y.max()}")
+            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.shape != (len(x),):
+                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape}")
+            if y.size == 0 or y.max() >= CLASSES:
+                raise ValueError(f"{y.size} labels, the largest {y.max(initial=0)}")
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        sys.exit(f"error: cannot use {path}: {error!r}; mend or remove it, or name another folder with --data-dir")
+        needed = f"{', '.join(names)}: uint8, (n, 28, 28) and (n,), labels 0 to {CLASSES - 1}"
+        sys.exit(f"error: cannot use {path}: {error!r}, needed are {needed}; mend or remove it, or use --data-dir")
     return arrays
 
 
+def bind_to_cores(rank, ranks):
+    """Bind this process, one of some ranks of this host, to physical cores of its own; where Linux cannot, do nothing."""
+    if hasattr(os, "sched_setaffinity"):
+        cpus = choose_cpus({cpu: find_siblings(cpu) for cpu in os.sched_getaffinity(0)}, rank, ranks)
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                os.sched_setaffinity(int(thread), cpus)
+            except ProcessLookupError:
+                pass  # it has ended
+
+
+def choose_cpus(siblings, rank, ranks):
+    """Return the CPUs of one rank; siblings: for each CPU of the host's ranks the CPUs of its core, itself among them.
+
+    Cores go whole and in contiguous blocks, 2, 2, 2, 1 and 1 of 8 to 5 ranks; more ranks than cores take turns.
+    """
+    cores = sorted({tuple(sorted(siblings.keys() & core)) for core in siblings.values()})
+    if ranks > len(cores):
+        return set(cores[rank % len(cores)])
+    least, more = divmod(len(cores), ranks)
+    start = rank * least + min(rank, more)
+    return {cpu for core in cores[start : start + least + (rank < more)] for cpu in core}
+
+
+def find_siblings(cpu):
+    """Return the CPUs of a CPU's core; Linux says it since 5.3 in the first file, before in the second, or in none."""
+    for name in ("core_cpus_list", "thread_siblings_list"):
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/{name}")
+        if path.exists():  # as "0,4" or "0-1"
+            ends = [part.split("-") for part in path.read_text().split(",")]
+            return {i for first, *last in ends for i in range(int(first), int((last or [first])[0]) + 1)}
+    return {cpu}
+
+
+def describe(arrays):
+    """Return shapes and a hash of arrays, to compare what the ranks have loaded."""
+    content = hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()
+    return f"images {arrays[0].shape} and {arrays[2].shape}, SHA-256 {content[:16]}"
+
+
 def find_device(kind):
-    """Return the rank's MXNet context; kind is "cpu", "gpu", or "auto": GPUs if its host has enough, else CPU."""
-    gpus, count = mx.context.num_gpus(), hvd.local_size()  # Horovod: a device for every rank of the host
-    if kind == "gpu" and gpus < count:  # Horovod: all ranks or none
-        sys.exit(f"error: --device gpu needs {count} x gpu, MXNet sees {gpus}; use --device cpu")
-    return mx.cpu() if kind == "cpu" or gpus < count else mx.gpu(hvd.local_rank())  # Horovod: one device per rank
+    """Return the rank's MXNet context; kind is "cpu", "gpu", or "auto": GPUs if all ranks can use one, else CPU."""
+    gpus, fault, count = 0, "", hvd.local_size()  # Horovod: a device for every rank of the host
+    try:
+        if kind != "cpu":
+            gpus = mx.context.num_gpus()
+        if gpus >= count:  # Horovod: a device for every rank of the host
+            mx.nd.ones(1, mx.gpu(hvd.local_rank())).wait_to_read()  # a GPU that is seen may still be of no use
+    except mx.MXNetError as error:
+        fault = f" and cannot use all: {str(error).strip().splitlines()[-1]}"
+    lack = f"needs {count} x gpu, MXNet sees {gpus}{fault}" if fault or gpus < count else ""
+    lacks = [text for text in hvd.allgather_object(lack) if text]  # Horovod: all ranks of all hosts, or none
+    if kind == "gpu" and lacks:
+        sys.exit(f"error: --device gpu {lacks[0]}; use --device cpu")
+    if fault:
+        print(f"on the CPU, as MXNet sees {gpus} x gpu{fault}", file=sys.stderr)
+    return mx.cpu() if lacks else mx.gpu(hvd.local_rank())  # Horovod: one device per rank
 
 
 def parse_args():
     """Return the flags."""
-    data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
+    data_dir = os.environ.get("MNIST_DIR") or SCRIPT.with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="%(default)s")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
     parser.add_argument("--data-dir", default=data_dir, metavar="DIR", help="$MNIST_DIR, else data")
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="%(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if THREADS not in map(str, range(1, 1025)):
+        sys.exit(f"error: OMP_NUM_THREADS is {THREADS}: unset it, or set it to a whole number from 1 to 1024")
+    return args
 
 
 def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
     hvd.init()  # Horovod: meets the other ranks
-    train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
+    bind_to_cores(hvd.local_rank(), hvd.local_size())  # Horovod: threads that wander make all ranks wait for one
+    train_images, train_labels, test_images, test_labels = data = load_mnist(args.data_dir)
     n = hvd.size()  # Horovod: the number of ranks
+    mine = f"{describe(data)}, --epochs {args.epochs}, --batch-size {args.batch_size}"
+    if set(hvd.allgather_object(mine)) != {mine}:  # Horovod: or ranks would wait for each other for ever
+        sys.exit(f"error: the ranks have different data or flags, rank {hvd.rank()} has {mine}")
     most = len(train_images) // n  # Horovod: a batch for each
     if args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
+    if train_images.max() <= 1 and hvd.rank() == 0:  # Horovod: one report
+        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     device = find_device(args.device)
-    where = f"{n} x {device.device_type}, {os.environ['OMP_NUM_THREADS']} threads, batch {n} x {args.batch_size}"
+    where = f"{n} x {device.device_type}, {THREADS} threads, batch {n} x {args.batch_size}"
     versions = f"horovod {horovod.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
+    name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     if hvd.rank() == 0:  # Horovod: one report
-        print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
+        print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     seed = args.seed + 1_000_000 * hvd.rank()  # Horovod: every rank shuffles and drops differently
     mx.random.seed(seed)
     np.random.seed(seed)
@@ -188,8 +284,12 @@ def main():
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)
     accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size, device)
     if hvd.rank() == 0:  # Horovod: one report
-        print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}")
+        print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:  # nobody reads the output any more, as after head, or its disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what Python still holds goes at its end
+        sys.exit(f"error: {error}")

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11,<3.14"
-# dependencies = ["numpy==2.4.6", "pooch==1.9.0", "torch==2.15.0"]
+# dependencies = ["loky==3.7.0", "numpy==2.4.6", "pooch==1.9.0", "torch==2.15.0"]
 # ///
 """MNIST in PyTorch on two devices under DistributedDataParallel, one process a device, started here or by torchrun.
 
@@ -13,18 +13,23 @@ OMP_NUM_THREADS=8 torchrun --nproc-per-node 2 mnist_torch_mgpu.py    # torchrun'
 import argparse
 import ctypes
 import gc  # two devices: to end cleanly
+import hashlib  # two devices: for what the processes compare
 import os
 import signal
-import socket  # two devices: for a free port, where the processes meet
+import socket  # two devices: to see whether torchrun answers
 import sys
 import time
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
-# two devices: run() sets the threads, the share of each process in its host's CPUs
-# glibc maps and unmaps memory for every large tensor, and its page faults double a step's time on a CPU: let it keep it
-ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX: large tensors come from the heap
-ctypes.CDLL(None).mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes: the heap keeps what is freed
+# two devices: the same in the processes that this one starts
+if __name__ in ("__main__", "__mp_main__") and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup's
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
+import loky
+
+THREADS = os.environ.get("OMP_NUM_THREADS") or None  # two devices: else run() takes its share of the host's cores
+CORES = loky.cpu_count(only_physical_cores=True)  # within a quota, too
+for x in [x for x in os.environ if x.startswith(("DNNL_DEFAULT_", "GOMP_", "MKL_", "OMP_", "ONEDNN_DEFAULT_"))]:
+    del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
 
 import numpy as np
 import pooch
@@ -37,13 +42,12 @@ BATCH_SIZE = 500  # images per device and step
 LEARNING_RATE = 0.001  # per device: linear scaling rule, Goyal et al. 2017, arXiv:1706.02677
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:1412.6980
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
+CLASSES = 10
 SEED = 42
-URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
 
 def build_model(device):
-    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, 10) logits, with Glorot uniform weights and zero biases."""
+    """Return the CNN, (n, 1, 28, 28) in [0, 1] to (n, CLASSES) logits, with Glorot uniform weights and zero biases."""
     model = nn.Sequential(
         nn.Conv2d(1, 32, 3),
         nn.ReLU(),
@@ -55,10 +59,11 @@ def build_model(device):
         nn.Linear(64 * 12 * 12, 128),
         nn.ReLU(),
         nn.Dropout(DROPOUT_DENSE),
-        nn.Linear(128, 10),  # softmax is in the loss
+        nn.Linear(128, CLASSES),  # softmax is in the loss
     )
     for parameter in model.parameters():
-        nn.init.xavier_uniform_(parameter) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+        initialize = nn.init.xavier_uniform_ if parameter.dim() > 1 else nn.init.zeros_
+        initialize(parameter)
     return model.to(device)
 
 
@@ -102,13 +107,11 @@ def train(model, images, labels, epochs, batch_size, device):
 def evaluate(model, images, labels, batch_size, device):
     """Return the fraction of images (n, 1, 28, 28) whose largest logit is that of their label (n,)."""
     model.eval()
-    correct, total = 0, len(images)  # two devices: of all processes
-    rank, ranks = dist.get_rank(), dist.get_world_size()
+    total, rank, ranks = len(images), dist.get_rank(), dist.get_world_size()  # two devices: of all processes
     images, labels = images[rank::ranks], labels[rank::ranks]  # two devices: the process's shard
-    for i in range(0, len(images), batch_size):
-        logits = model(torch.as_tensor(images[i : i + batch_size], device=device))
-        correct += np.sum(logits.argmax(dim=1).cpu().numpy() == labels[i : i + batch_size])
-    correct = torch.tensor(correct, device=device)
+    images, labels = torch.as_tensor(images, device=device), torch.as_tensor(labels, device=device)
+    logits = torch.cat([model(batch) for batch in images.split(batch_size)])
+    correct = (logits.argmax(dim=1) == labels).sum()
     dist.all_reduce(correct)  # two devices: the sum over the processes
     return correct.item() / total
 
@@ -118,36 +121,118 @@ def to_input(images):
     return np.divide(images[:, np.newaxis], 255, dtype=np.float32)
 
 
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+SCRIPT = Path(globals().get("__file__", "mnist_torch_mgpu.py"))  # a notebook's exec has no file
+
+
 def load_mnist(data_dir):
     """Return train images, train labels, test images, test labels: uint8, (n, 28, 28) and (n,); download if missing."""
-    path = Path(data_dir, "mnist.npz").expanduser()
+    names = "x_train", "y_train", "x_test", "y_test"
     try:
-        if not path.exists():
-            os.chmod(pooch.retrieve(URL, SHA256, path.name, path.parent), 0o644)  # pooch lets only its owner read it
+        path = Path(data_dir, "mnist.npz").expanduser()
+    except RuntimeError as error:
+        sys.exit(f"error: cannot find the folder {data_dir}: {error}; name another with --data-dir")
+    try:
+        if not os.path.lexists(path):
+            pooch.retrieve(URL, SHA256, path.name, path.parent)
+            try:
+                path.chmod(0o644)  # pooch lets only its owner read it
+            except OSError:
+                pass  # not every file system has modes
     except (OSError, ValueError) as error:
         sys.exit(f"error: cannot download {URL}: {error}; use --data-dir, or draw digits with synthetic_mnist.py")
     try:
+        if not path.is_file():
+            raise ValueError("a directory" if path.is_dir() else "no regular file, nor a link to one")
         with np.load(path) as file:
-            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+            if not set(names) <= set(file.files):
+                raise ValueError(f"the arrays {file.files[:9]}")
+            arrays = [file[name] for name in names]
         for x, y in (arrays[:2], arrays[2:]):
-            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.ndim != 1 or y.max() > 9:
-                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape} up to {y.max()}")
+            if {x.dtype, y.dtype} != {np.dtype("uint8")} or x.shape != (y.size, 28, 28) or y.shape != (len(x),):
+                raise ValueError(f"{x.dtype} images {x.shape}, {y.dtype} labels {y.shape}")
+            if y.size == 0 or y.max() >= CLASSES:
+                raise ValueError(f"{y.size} labels, the largest {y.max(initial=0)}")
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        sys.exit(f"error: cannot use {path}: {error!r}; mend or remove it, or name another folder with --data-dir")
+        needed = f"{', '.join(names)}: uint8, (n, 28, 28) and (n,), labels 0 to {CLASSES - 1}"
+        sys.exit(f"error: cannot use {path}: {error!r}, needed are {needed}; mend or remove it, or use --data-dir")
     return arrays
 
 
-def find_devices(kind, count):  # two devices: or more
-    """Return count PyTorch devices of this host; kind is "cpu", "gpu", or "auto": GPUs if enough, else CPU."""
-    gpus = torch.cuda.device_count()
-    if kind == "gpu" and gpus < count:  # two devices: all or none
-        sys.exit(f"error: --device gpu needs {count} x gpu, PyTorch sees {gpus}; use --device cpu")
-    return [torch.device("cpu") if kind == "cpu" or gpus < count else torch.device("cuda", i) for i in range(count)]
+def keep_freed_memory():
+    """Let glibc keep what is freed: it maps and unmaps large tensors, whose page faults double a step's time on a CPU."""
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(libc, "mallopt"):  # mallopt(3)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: large tensors come from the heap
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes: the heap keeps what is freed
+
+
+def bind_to_cores(rank, ranks):
+    """Bind this process, one of some ranks of this host, to physical cores of its own; where Linux cannot, do nothing."""
+    if hasattr(os, "sched_setaffinity"):
+        cpus = choose_cpus({cpu: find_siblings(cpu) for cpu in os.sched_getaffinity(0)}, rank, ranks)
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                os.sched_setaffinity(int(thread), cpus)
+            except ProcessLookupError:
+                pass  # it has ended
+
+
+def choose_cpus(siblings, rank, ranks):
+    """Return the CPUs of one rank; siblings: for each CPU of the host's ranks the CPUs of its core, itself among them.
+
+    Cores go whole and in contiguous blocks, 2, 2, 2, 1 and 1 of 8 to 5 ranks; more ranks than cores take turns.
+    """
+    cores = sorted({tuple(sorted(siblings.keys() & core)) for core in siblings.values()})
+    if ranks > len(cores):
+        return set(cores[rank % len(cores)])
+    least, more = divmod(len(cores), ranks)
+    start = rank * least + min(rank, more)
+    return {cpu for core in cores[start : start + least + (rank < more)] for cpu in core}
+
+
+def find_siblings(cpu):
+    """Return the CPUs of a CPU's core; Linux says it since 5.3 in the first file, before in the second, or in none."""
+    for name in ("core_cpus_list", "thread_siblings_list"):
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/{name}")
+        if path.exists():  # as "0,4" or "0-1"
+            ends = [part.split("-") for part in path.read_text().split(",")]
+            return {i for first, *last in ends for i in range(int(first), int((last or [first])[0]) + 1)}
+    return {cpu}
+
+
+def describe(arrays):
+    """Return shapes and a hash of arrays, to compare what the ranks have loaded."""
+    content = hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()
+    return f"images {arrays[0].shape} and {arrays[2].shape}, SHA-256 {content[:16]}"
+
+
+def find_device(kind, local_rank, local_ranks, exchange):
+    """Return the process's PyTorch device; kind is "cpu", "gpu", or "auto": GPUs if all processes can use one, else CPU.
+
+    exchange takes this process's text and returns those of all.
+    """
+    gpus, fault = 0, ""
+    try:
+        if kind != "cpu":
+            gpus = torch.cuda.device_count()
+        if gpus >= local_ranks:  # two devices: one for every process of the host
+            torch.ones(1, device=f"cuda:{local_rank}").cpu()  # a GPU that is seen may still be of no use
+    except RuntimeError as error:
+        fault = f" and cannot use all: {str(error).strip().splitlines()[0]}"
+    lack = f"needs {local_ranks} x gpu, PyTorch sees {gpus}{fault}" if fault or gpus < local_ranks else ""
+    lacks = [text for text in exchange(lack) if text]  # two devices: all processes of all hosts, or none
+    if kind == "gpu" and lacks:
+        sys.exit(f"error: --device gpu {lacks[0]}; use --device cpu")
+    if fault:
+        print(f"on the CPU, as PyTorch sees {gpus} x gpu{fault}", file=sys.stderr)
+    return torch.device("cpu") if lacks else torch.device("cuda", local_rank)  # two devices: one for each process
 
 
 def parse_args():
     """Return the flags."""
-    data_dir = os.environ.get("MNIST_DIR") or Path(__file__).with_name("data")
+    data_dir = os.environ.get("MNIST_DIR") or SCRIPT.with_name("data")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="%(default)s")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
@@ -155,28 +240,55 @@ def parse_args():
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: GPUs if enough")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="%(default)s")
     parser.add_argument("--devices", type=int, default=2, metavar="N", help="%(default)s")  # two devices: or more
-    return parser.parse_args()
+    args = parser.parse_args()
+    if THREADS and THREADS not in map(str, range(1, 1025)):
+        sys.exit(f"error: OMP_NUM_THREADS is {THREADS}: unset it, or set it to a whole number from 1 to 1024")
+    return args
 
 
-def run(local_rank, args, train_images, train_labels, test_images, test_labels):
-    """Build, train, evaluate, report, as the process of one device; local_rank counts those of this host."""
-    if (parent := torch.multiprocessing.parent_process()) and not parent.is_alive():
-        sys.exit("error: the process that started this one has ended")  # from here on its end would end this one
-    os.environ.setdefault("RANK", str(local_rank))
-    local_ranks = int(os.environ["LOCAL_WORLD_SIZE"])
-    device = find_devices(args.device, local_ranks)[local_rank]
-    cpus = sorted(os.sched_getaffinity(0))  # two devices: the processes of a host share its CPUs, each bound to its own
-    os.sched_setaffinity(0, cpus[local_rank % len(cpus) :: local_ranks])
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+def check_args(args, train_images, n):
+    """End the run if args do not fit n devices and the images."""
+    most = len(train_images) // max(n, 1)  # two devices: a batch for each
+    if n < 1 or args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
+        sys.exit(f"error: use --epochs and --devices 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
+
+
+def run(args):
+    """Load, build, train, evaluate, report, as the process of one device; torchrun's variables say which."""
+    train_images, train_labels, test_images, test_labels = data = load_mnist(args.data_dir)
+    try:  # two devices: where the processes meet
+        rank, n, local_rank, local_ranks, port = (
+            int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+        )
+        socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=10).close()
+    except (KeyError, OSError, OverflowError, ValueError) as error:
+        sys.exit(f"error: no torchrun answers: {error!r}; use torchrun, or unset TORCHELASTIC_RUN_ID")
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], port, is_master=False)
+
+    def exchange(key, text):
+        """Return the texts that all processes give under a key."""
+        store.set(f"{key} of {rank}", text)
+        return [store.get(f"{key} of {i}").decode() for i in range(n)]
+
+    mine = f"{describe(data)}, --epochs {args.epochs}, --batch-size {args.batch_size}"
+    if set(exchange("data", mine)) != {mine}:  # two devices: or processes would wait for each other for ever
+        sys.exit(f"error: the ranks have different data or flags, rank {rank} has {mine}")
+    check_args(args, train_images, n)
+    if train_images.max() <= 1 and rank == 0:  # two devices: one report
+        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
+    device = find_device(args.device, local_rank, local_ranks, lambda lack: exchange("device", lack))
+    bind_to_cores(local_rank, local_ranks)  # two devices: threads that wander make all processes wait for one
+    threads = int(THREADS or max(1, CORES // local_ranks))  # two devices: each process its share
     torch.set_num_threads(threads)
     torch.get_device_module(device).set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    rank, n = dist.get_rank(), dist.get_world_size()  # two devices: of all hosts
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=n)
     kind = device.type.replace("cuda", "gpu")
     where = f"{n} x {kind}, {threads} threads, batch {n} x {args.batch_size}"  # two devices: threads of each process
     versions = f"torch {torch.__version__}, python {sys.version.split()[0]}"
+    name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     if rank == 0:  # two devices: one report
-        print(f"{Path(__file__).name}: {versions}, {where}, seed {args.seed}", flush=True)
+        print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
+    keep_freed_memory()
     torch.manual_seed(args.seed + 1_000_000 * rank)  # two devices: every process shuffles and drops differently
     model = build_model(device)
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)
@@ -187,26 +299,48 @@ def run(local_rank, args, train_images, train_labels, test_images, test_labels):
     dist.destroy_process_group()
 
 
-def main():
-    """Load, then start a process for every device and wait for them, or be one of those that torchrun has started."""
-    args = parse_args()
-    data = load_mnist(args.data_dir)
-    n = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else args.devices
-    most = len(data[0]) // max(n, 1)  # two devices: a batch for each
-    if n < 1 or args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
-        sys.exit(f"error: use --epochs and --devices 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
-    if dist.is_torchelastic_launched():
-        return run(int(os.environ["LOCAL_RANK"]), args, *data)
-    find_devices(args.device, n)  # two devices: too few GPUs end it here, once
-    with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(n)
+def start(local_rank, args):
+    """Be one of the processes that main() starts: end with it, and leave to it the one line that says what went wrong."""
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(libc, "prctl"):  # Linux
+        libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the signal that comes when the first process has ended
+    if not torch.multiprocessing.parent_process().is_alive():
+        sys.exit("error: the process that started this one has ended")
+    os.environ |= {"RANK": str(local_rank), "LOCAL_RANK": str(local_rank)}
     try:
-        torch.multiprocessing.spawn(run, (args, *data), n)
+        run(args)
+    except (OSError, SystemExit, torch.AcceleratorError) as error:
+        raise RuntimeError("error: " + str(error).removeprefix("error: ").splitlines()[0]) from None
+
+
+def main():
+    """Start a process for every device and wait for them, or be one of those that torchrun has started."""
+    args = parse_args()
+    if dist.is_torchelastic_launched():
+        return run(args)
+    n = args.devices  # two devices: or as many as --devices says
+    check_args(args, load_mnist(args.data_dir)[0], n)
+    if not Path(globals().get("__file__", "")).is_file():
+        sys.exit("error: the processes that this one starts need the script as a file: save it, or use torchrun")
+    for x in [x for x in os.environ if x.startswith(("GLOO_", "NCCL_COMM_ID", "NCCL_SOCKET_"))]:
+        del os.environ[x]  # two devices: all processes are on this host
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    os.environ |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "OMP_NUM_THREADS": THREADS or ""}
+    try:
+        torch.multiprocessing.spawn(start, (args,), n)
     except torch.multiprocessing.ProcessExitedException as error:
         sys.exit(f"error: {error}")
+    except torch.multiprocessing.ProcessRaisedException as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
+        if not reason.startswith("error: "):
+            raise  # a fault of the script's own
+        sys.exit(reason)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:  # nobody reads the output any more, as after head, or its disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what Python still holds goes at its end
+        sys.exit(f"error: {error}")
