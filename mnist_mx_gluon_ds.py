@@ -60,7 +60,7 @@ def build_model(device):
 
 
 def train(model, batches, epochs, batch_size, device):
-    """Train on batches of images (n, 1, 28, 28) in [0, 1] and labels (n,), batch_size per device; return the seconds."""
+    """Train on batches of images (n, 28, 28, 1) and labels (n,), batch_size images per device; return the seconds."""
     loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
     adam = mx.optimizer.Adam(LEARNING_RATE, BETA_1, BETA_2, EPSILON)
     trainer = gluon.Trainer(model.collect_params(), adam)
@@ -70,7 +70,7 @@ def train(model, batches, epochs, batch_size, device):
         epoch_start = time.perf_counter()
         loss_sum = mx.nd.zeros(1, device)
         for data, label in batches:  # reshuffles
-            data = data.as_in_context(device)
+            data = to_tensor(data.as_in_context(device))
             label = label.as_in_context(device)
             with autograd.record():
                 loss = loss_function(model(data), label)
@@ -89,17 +89,22 @@ def evaluate(model, images, labels, batch_size, device):
     correct = 0
     dataset = gluon.data.ArrayDataset(images, labels)
     for data, label in gluon.data.DataLoader(dataset, batch_size, batchify_fn=to_batch):
-        logits = model(data.as_in_context(device))
+        logits = model(to_tensor(data.as_in_context(device)))
         correct += np.sum(logits.argmax(axis=1).asnumpy() == label.asnumpy())
     return correct / len(images)
 
 
+# on its input's device: uint8 images (n, 28, 28, 1) to what the model takes, (n, 1, 28, 28), float32 in [0, 1]
+to_tensor = gluon.data.vision.transforms.ToTensor()
+
+
 def build_batches(images, labels, batch_size):
-    """Return a DataLoader of batches (n, 1, 28, 28) in [0, 1] and (n,) of images (n, 28, 28) and labels (n,), both uint8."""
-    # in shared memory, as float32: two batches for each worker, one that is asked for beside them, and the one in use
-    needed = (2 * WORKERS + 2) * batch_size * (images[0].size + 1) * 4  # bytes
-    if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize < needed:
-        sys.exit(f"error: DataLoader needs {needed / 2**20:.0f} MiB free in /dev/shm; use a smaller --batch-size")
+    """Return a DataLoader of images (n, 28, 28) and labels (n,), both uint8, in batches that worker processes assemble."""
+    sizes = np.array([images[0].size, 4]) * batch_size  # bytes of a batch's images and labels, each in pages of its own
+    # a CPU may be an epoch behind: the batches that it has not reached yet are all in shared memory
+    needed = len(images) // batch_size * int(np.sum(-(-sizes // 4096))) * 4096 / 2**20
+    if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize / 2**20 < needed:
+        sys.exit(f"error: DataLoader's workers need {needed:.0f} MiB free in /dev/shm: make it larger, as by --shm-size")
     dataset = gluon.data.ArrayDataset(images, labels)
     options = {"batchify_fn": to_batch, "num_workers": WORKERS}
     batches = gluon.data.DataLoader(dataset, batch_size, shuffle=True, last_batch="discard", **options)
@@ -109,7 +114,7 @@ def build_batches(images, labels, batch_size):
         """End the run with the first worker that ends: DataLoader would wait two minutes for its batch."""
         time.sleep(0.5)  # until multiprocessing has put another in its place
         if not workers <= (children := set(multiprocessing.active_children())):
-            text = f"a worker of DataLoader was killed; free memory, or {needed / 2**20:.0f} MiB in /dev/shm"
+            text = f"a worker of DataLoader was killed: free memory, and {needed:.0f} MiB in /dev/shm"
             print(f"error: {text}", file=sys.stderr, flush=True)
             for child in children:
                 child.kill()
@@ -120,10 +125,9 @@ def build_batches(images, labels, batch_size):
 
 
 def to_batch(samples):
-    """Return the batch of n pairs of an image (28, 28) and a label, all uint8: (n, 1, 28, 28) in [0, 1] and (n,)."""
+    """Return n pairs of an image (28, 28) and a label, all uint8, as one of (n, 28, 28, 1), uint8, and (n,), float32."""
     images, labels = zip(*samples)
-    to_tensor = gluon.data.vision.transforms.ToTensor()
-    return to_tensor(mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8)), mx.nd.array(labels)
+    return mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8), mx.nd.array(labels)
 
 
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"

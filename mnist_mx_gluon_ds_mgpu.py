@@ -60,7 +60,7 @@ def build_model(devices):
 
 
 def train(model, batches, epochs, batch_size, devices):
-    """Train on batches of images (n, 1, 28, 28) in [0, 1] and labels (n,), batch_size per device; return the seconds."""
+    """Train on batches of images (n, 28, 28, 1) and labels (n,), batch_size images per device; return the seconds."""
     batch_size *= len(devices)  # two devices: weak scaling, each device takes batch_size images
     loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
     adam = mx.optimizer.Adam(LEARNING_RATE * len(devices), BETA_1, BETA_2, EPSILON)  # two devices: linear scaling
@@ -71,7 +71,7 @@ def train(model, batches, epochs, batch_size, devices):
         epoch_start = time.perf_counter()
         loss_sums = [mx.nd.zeros(1, device) for device in devices]  # two devices: each sums its own
         for data, label in batches:  # reshuffles
-            data = gluon.utils.split_and_load(data, devices)  # two devices: a slice of the batch for each
+            data = [to_tensor(x) for x in gluon.utils.split_and_load(data, devices)]  # two devices: a slice for each
             label = gluon.utils.split_and_load(label, devices)
             with autograd.record():
                 losses = [loss_function(model(x), y) for x, y in zip(data, label)]  # two devices: a loss on each
@@ -91,17 +91,22 @@ def evaluate(model, images, labels, batch_size, devices):
     correct = 0
     dataset = gluon.data.ArrayDataset(images, labels)
     for data, label in gluon.data.DataLoader(dataset, batch_size, batchify_fn=to_batch):
-        logits = model(data.as_in_context(devices[0]))  # two devices: one does all, untimed
+        logits = model(to_tensor(data.as_in_context(devices[0])))  # two devices: one does all, untimed
         correct += np.sum(logits.argmax(axis=1).asnumpy() == label.asnumpy())
     return correct / len(images)
 
 
+# on its input's device: uint8 images (n, 28, 28, 1) to what the model takes, (n, 1, 28, 28), float32 in [0, 1]
+to_tensor = gluon.data.vision.transforms.ToTensor()
+
+
 def build_batches(images, labels, batch_size):
-    """Return a DataLoader of batches (n, 1, 28, 28) in [0, 1] and (n,) of images (n, 28, 28) and labels (n,), both uint8."""
-    # in shared memory, as float32: two batches for each worker, one that is asked for beside them, and the one in use
-    needed = (2 * WORKERS + 2) * batch_size * (images[0].size + 1) * 4  # bytes
-    if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize < needed:
-        sys.exit(f"error: DataLoader needs {needed / 2**20:.0f} MiB free in /dev/shm; use a smaller --batch-size")
+    """Return a DataLoader of images (n, 28, 28) and labels (n,), both uint8, in batches that worker processes assemble."""
+    sizes = np.array([images[0].size, 4]) * batch_size  # bytes of a batch's images and labels, each in pages of its own
+    # a CPU may be an epoch behind: the batches that it has not reached yet are all in shared memory
+    needed = len(images) // batch_size * int(np.sum(-(-sizes // 4096))) * 4096 / 2**20
+    if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize / 2**20 < needed:
+        sys.exit(f"error: DataLoader's workers need {needed:.0f} MiB free in /dev/shm: make it larger, as by --shm-size")
     dataset = gluon.data.ArrayDataset(images, labels)
     options = {"batchify_fn": to_batch, "num_workers": WORKERS}
     batches = gluon.data.DataLoader(dataset, batch_size, shuffle=True, last_batch="discard", **options)
@@ -111,7 +116,7 @@ def build_batches(images, labels, batch_size):
         """End the run with the first worker that ends: DataLoader would wait two minutes for its batch."""
         time.sleep(0.5)  # until multiprocessing has put another in its place
         if not workers <= (children := set(multiprocessing.active_children())):
-            text = f"a worker of DataLoader was killed; free memory, or {needed / 2**20:.0f} MiB in /dev/shm"
+            text = f"a worker of DataLoader was killed: free memory, and {needed:.0f} MiB in /dev/shm"
             print(f"error: {text}", file=sys.stderr, flush=True)
             for child in children:
                 child.kill()
@@ -122,10 +127,9 @@ def build_batches(images, labels, batch_size):
 
 
 def to_batch(samples):
-    """Return the batch of n pairs of an image (28, 28) and a label, all uint8: (n, 1, 28, 28) in [0, 1] and (n,)."""
+    """Return n pairs of an image (28, 28) and a label, all uint8, as one of (n, 28, 28, 1), uint8, and (n,), float32."""
     images, labels = zip(*samples)
-    to_tensor = gluon.data.vision.transforms.ToTensor()
-    return to_tensor(mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8)), mx.nd.array(labels)
+    return mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8), mx.nd.array(labels)
 
 
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
