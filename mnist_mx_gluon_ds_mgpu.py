@@ -106,23 +106,22 @@ def build_batches(images, labels, batch_size):
     # a CPU may be an epoch behind: the batches that it has not reached yet are all in shared memory
     needed = len(images) // batch_size * int(np.sum(-(-sizes // 4096))) * 4096 / 2**20
     if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize / 2**20 < needed:
-        sys.exit(f"error: DataLoader's workers need {needed:.0f} MiB free in /dev/shm: make it larger, as by --shm-size")
+        sys.exit(f"error: DataLoader needs {needed:.0f} MiB free in /dev/shm: make it larger, as by --shm-size")
     dataset = gluon.data.ArrayDataset(images, labels)
     options = {"batchify_fn": to_batch, "num_workers": WORKERS}
     batches = gluon.data.DataLoader(dataset, batch_size, shuffle=True, last_batch="discard", **options)
-    workers = set(multiprocessing.active_children())
+    workers = multiprocessing.active_children()
 
-    def end(*_):
-        """End the run with the first worker that ends: DataLoader would wait two minutes for its batch."""
-        time.sleep(0.5)  # until multiprocessing has put another in its place
-        if not workers <= (children := set(multiprocessing.active_children())):
+    def end():
+        """End the run where a worker was killed: train would wait for its batch, and another worker in its place too."""
+        if any(worker.exitcode not in (None, 0, -signal.SIGTERM) for worker in workers):
             text = f"a worker of DataLoader was killed: free memory, and {needed:.0f} MiB in /dev/shm"
             print(f"error: {text}", file=sys.stderr, flush=True)
-            for child in children:
-                child.kill()
-            os._exit(1)  # multiprocessing's own end may wait for a lock that the killed worker held
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            os._exit(1)  # at once: multiprocessing's own end may wait for a lock that the killed worker held
 
-    signal.signal(signal.SIGCHLD, end)
+    os.register_at_fork(before=end)  # multiprocessing forks again only to replace a worker
     return batches
 
 
@@ -224,7 +223,6 @@ def main():
     batches = build_batches(train_images, train_labels, n * args.batch_size)
     model = build_model(devices)
     seconds = train(model, batches, args.epochs, args.batch_size, devices)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # from here on the workers may end
     accuracy = evaluate(model, test_images, test_labels, args.batch_size, devices)
     print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)
 

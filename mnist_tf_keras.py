@@ -149,6 +149,7 @@ def find_device(kind):
     if fault:
         print(f"on the CPU, as TensorFlow sees {len(gpus)} x gpu{fault}", file=sys.stderr)
     tf.config.threading.set_intra_op_parallelism_threads(int(THREADS))
+    tf.config.threading.set_inter_op_parallelism_threads(int(THREADS))  # operations side by side
     tf.config.set_visible_devices([] if fault else gpus[:1], "GPU")
     return "cpu" if fault or not gpus else "gpu"
 

@@ -156,6 +156,7 @@ def find_devices(kind, count):  # two devices: or more
     if fault:
         print(f"on the CPU, as TensorFlow sees {len(gpus)} x gpu{fault}", file=sys.stderr)
     tf.config.threading.set_intra_op_parallelism_threads(int(THREADS))
+    tf.config.threading.set_inter_op_parallelism_threads(int(THREADS))  # operations side by side
     if fault or len(gpus) < count:  # two devices: all or none
         tf.config.set_visible_devices([], "GPU")
         logical = [tf.config.LogicalDeviceConfiguration()] * count  # two devices: one CPU stands for several

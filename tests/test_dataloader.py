@@ -1,0 +1,106 @@
+"""DataLoader's workers and the shared memory that they need: what is missing or killed is said, at once and in one line."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, error_line, processes, python_of
+
+SCRIPTS = "mnist_mx_gluon_ds.py", "mnist_mx_gluon_ds_mgpu.py"
+MEBIBYTE = 2**20
+IN_OWN_SHM = 'mount -t tmpfs -o size="$0" tmpfs /dev/shm && exec "$@"'
+
+
+@pytest.fixture(scope="module")
+def many_digits(tmp_path_factory):
+    """Return a folder of 6,000 random images, 5 MiB with their labels, that take a CPU longer than they take the workers."""
+    folder = tmp_path_factory.mktemp("many")
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (6_000, 28, 28), np.uint8), generator.integers(0, 10, 6_000, np.uint8)
+    np.savez(folder / "mnist.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    return folder
+
+
+def run(script, size, data, *arguments):
+    """Run a script where /dev/shm has a size; return the exit status, stdout and stderr."""
+    python = python_of(script)
+    probe = (
+        subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False) if shutil.which("unshare") else None
+    )
+    if probe is None or probe.returncode:
+        pytest.skip("needs unshare and the right to mount")
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        IN_OWN_SHM,
+        str(size),
+        python,
+        "-W",
+        "ignore",
+        ROOT / script,
+        "--data-dir",
+        data,
+    ]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shared_memory_that_is_too_small(many_digits, script):
+    """Two thirds of what the images take: refused before the first step, with the size that is needed."""
+    status, out, err = run(script, 3 * MEBIBYTE, many_digits, "--epochs", "1", "--batch-size", "500")
+    assert (status, len(out.splitlines())) == (1, 1)  # the first line of the output stands
+    line = error_line(err, alone=True)
+    assert "/dev/shm" in line and " 5 MiB" in line
+
+
+def test_shared_memory_that_suffices(many_digits):
+    """The size that the line names is enough, though the workers are far ahead of the CPU."""
+    status, out, err = run(SCRIPTS[0], 5 * MEBIBYTE, many_digits, "--epochs", "1", "--batch-size", "500")
+    assert status == 0, err
+    assert len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("number", [1, 2])
+def test_killed_workers(few_digits, tmp_path, script, number):
+    """As the kernel does when memory is short: the run ends in seconds, with one line, and leaves no process."""
+    command = [
+        python_of(script),
+        "-W",
+        "ignore",
+        ROOT / script,
+        "--data-dir",
+        few_digits,
+        "--epochs",
+        "999",
+        "--batch-size",
+        "40",
+    ]
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"TEST_FOLDER": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(2):
+        process.stdout.readline()
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
+    for worker in workers[:number]:
+        os.kill(int(worker), signal.SIGKILL)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - began < 20
+    assert "/dev/shm" in error_line(err, alone=True)
+    assert all(line.startswith("epoch") for line in out.splitlines())
+    assert not processes(f"TEST_FOLDER={tmp_path}")

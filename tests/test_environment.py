@@ -1,0 +1,422 @@
+"""What an ordinary user's environment may not change: each script beside itself in a shell full of left-over settings."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import loky
+import pytest
+from conftest import ROOT, SCRIPTS, draw_digits, error_line, python_of
+
+KERAS_JSON = {"floatx": "float16", "epsilon": 0.01, "image_data_format": "channels_first", "backend": "jax"}
+OPENMP = {
+    "OMP_NUM_THREADS": "",
+    "OMP_THREAD_LIMIT": "1",
+    "OMP_PROC_BIND": "true",
+    "OMP_PLACES": "{0}",
+    "OMP_DYNAMIC": "true",
+    "OMP_MAX_ACTIVE_LEVELS": "0",
+    "OMP_STACKSIZE": "1",
+    "OMP_SCHEDULE": "nonsense",
+    "GOMP_CPU_AFFINITY": "0",
+    "MKL_NUM_THREADS": "1",
+    "MKL_DYNAMIC": "nonsense",
+    "MXNET_OMP_MAX_THREADS": "1",
+}
+KERAS = {
+    "KERAS_MAX_EPOCHS": "1",
+    "KERAS_MAX_STEPS_PER_EPOCH": "1",
+    "KERAS_BACKEND": "jax",
+    "KERAS_NNX_ENABLED": "1",
+    "TF_USE_LEGACY_KERAS": "1",
+}
+PRECISION = {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16", "DNNL_DEFAULT_FPMATH_MODE": "BF16"}
+LAUNCHERS = {
+    # MXNet's parameter servers, TensorFlow's clusters
+    "DMLC_ROLE": "scheduler",
+    "DMLC_PS_ROOT_URI": "10.255.255.1",
+    "DMLC_PS_ROOT_PORT": "9",
+    "TF_CONFIG": '{"cluster":',
+    # Gloo's and NCCL's networks
+    "GLOO_SOCKET_IFNAME": "ib0",
+    "GLOO_DEVICE_TRANSPORT": "nonsense",
+    "NCCL_SOCKET_IFNAME": "ib0",
+    # horovodrun's ranks, without the address of a launcher
+    **{f"HOROVOD_{name}": "1" for name in ("RANK", "LOCAL_RANK", "CROSS_SIZE", "ELASTIC")},
+    **{f"HOROVOD_{name}": "2" for name in ("SIZE", "LOCAL_SIZE")},
+    "HOROVOD_CROSS_RANK": "0",
+    "HOROVOD_HOSTNAME": "nowhere",
+    "HOROVOD_GLOO_IFACE": "ib0",
+    "HOROVOD_CONTROLLER": "mpi",
+    "HOROVOD_CPU_OPERATIONS": "mpi",
+    # torchrun's ranks, without a run's number
+    **{name: "3" for name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK")},
+    **{name: "4" for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")},
+    "MASTER_ADDR": "10.255.255.1",
+    "MASTER_PORT": "1",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_RESTART_COUNT": "1",
+    # MPI and SLURM
+    **{f"OMPI_COMM_WORLD_{name}": "1" for name in ("RANK", "LOCAL_RANK")},
+    **{f"OMPI_COMM_WORLD_{name}": "2" for name in ("SIZE", "LOCAL_SIZE")},
+    "PMI_RANK": "1",
+    "PMI_SIZE": "2",
+    "PMIX_RANK": "1",
+    "PMIX_NAMESPACE": "job",
+    "SLURM_JOB_ID": "7",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+    "SLURM_NTASKS": "2",
+    "SLURM_NODELIST": "n[1-2]",
+}
+HOSTILE = OPENMP | KERAS | PRECISION | LAUNCHERS
+FEW = [s for s in SCRIPTS if s in ("mnist_mx_gluon.py", "mnist_mx_keras.py", "mnist_tf_keras.py", "mnist_torch.py")]
+LINUX_ONLY = """
+import ctypes, os, sys
+for name in ("sched_getaffinity", "sched_setaffinity"):
+    delattr(os, name)
+class Library(ctypes.CDLL):  # as on a system without these functions
+    def __getattr__(self, name):
+        if name in ("mallopt", "prctl"):
+            raise AttributeError(name)
+        return super().__getattr__(name)
+ctypes.CDLL = Library
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(tmp_path_factory):
+    """Return a folder of stand-in digits: 200 for training and 100 for the test."""
+    return draw_digits(tmp_path_factory.mktemp("tiny_digits"), 200, 100)
+
+
+def start(script, data, *arguments, before=(), **environment):
+    """Start a script in the tests' environment, changed as said; before: the words before its interpreter."""
+    command = [
+        *before,
+        python_of(script),
+        "-W",
+        "ignore",
+        ROOT / script,
+        "--data-dir",
+        data,
+        "--batch-size",
+        100,
+        *arguments,
+    ]
+    return subprocess.Popen(
+        [str(word) for word in command],
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process, timeout=120):
+    """Return the exit status and what stands on stdout and stderr; no process of the session may be left."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"it hangs:\n{out}\n{err}")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return process.returncode, out, err
+        assert time.monotonic() < deadline, "a process is left behind"
+        time.sleep(0.1)
+
+
+def without_seconds(out):
+    return re.sub(r" +\d+\.\d\d s", "", out)
+
+
+@pytest.mark.parametrize("script", FEW)
+def test_from_standard_input(tmp_path, tiny_digits, script):
+    """As `uv run - < SCRIPT` starts it, in an empty folder; without --data-dir the data is beside."""
+    (tmp_path / "data").symlink_to(tiny_digits)
+    environment = {name: value for name, value in os.environ.items() if name != "MNIST_DIR"}
+    command = [python_of(script), "-W", "ignore", "-", "--epochs", "1", "--batch-size", "100"]
+    with open(ROOT / script) as source:
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdin=source,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_processes_need_a_file(tiny_digits):
+    """Those that PyTorch starts read the script anew: from standard input there is nothing to read, and it says so."""
+    script = "mnist_torch_mgpu.py"
+    with open(ROOT / script) as source:
+        command = [python_of(script), "-", "--data-dir", tiny_digits, "--batch-size", "100"]
+        done = subprocess.run(command, stdin=source, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "as a file" in error_line(done.stderr)
+
+
+@pytest.mark.parametrize("script", [*FEW, "mnist_torch_mgpu.py"])
+def test_output_that_cannot_be_written(tiny_digits, script):
+    """As on a full disk: one line."""
+    before = "sh", "-c", 'exec "$@" > /dev/full', "sh"
+    status, _, err = finish(start(script, tiny_digits, "--epochs", 2, before=before))
+    assert status == 1
+    assert "No space left" in error_line(err)
+
+
+@pytest.mark.parametrize("script", FEW)
+def test_name_that_the_terminal_cannot_print(tmp_path, tiny_digits, script):
+    copy = tmp_path / "mnist_zażółć_\udcff.py"
+    copy.write_bytes((ROOT / script).read_bytes())
+    command = [
+        python_of(script),
+        "-W",
+        "ignore",
+        copy,
+        "--data-dir",
+        tiny_digits,
+        "--epochs",
+        "1",
+        "--batch-size",
+        "100",
+    ]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(r"mnist_za\u017c\xf3\u0142\u0107_\udcff.py: ")
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if "_torch" in s or "_tf_" in s])
+def test_another_system(tmp_path, tiny_digits, script):
+    """Without the calls that only Linux and glibc have, as on a Mac, the run is the same; nothing is bound to cores."""
+    (tmp_path / "sitecustomize.py").write_text(LINUX_ONLY)
+    process = start(script, tiny_digits, "--epochs", 1, PYTHONPATH=str(tmp_path))
+    status, out, err = finish(process)
+    assert status == 0, err
+    assert out.splitlines()[-1].startswith("accuracy: ")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nothing_left_in_a_shell_changes_a_run(tmp_path, tiny_digits, script):
+    """The same first line, losses and accuracy as without, and no file in the user's home is written.
+
+    The run without is one that was started with Ctrl-C ignored, as by nohup, and gets one: it goes on, and so do its processes.
+    """
+    keras = tmp_path / ".keras"
+    keras.mkdir()
+    (keras / "keras.json").write_text(json.dumps(KERAS_JSON))
+    clean = start(script, tiny_digits, "--epochs", 2, before=("env", "--ignore-signal=INT"))
+    hostile = start(script, tiny_digits, "--epochs", 2, HOME=str(tmp_path), KERAS_HOME=str(keras), **HOSTILE)
+    first = clean.stdout.readline()
+    os.killpg(clean.pid, signal.SIGINT)
+    (expected_status, expected, expected_err), (status, out, err) = finish(clean), finish(hostile)
+    assert expected_status == 0, expected_err
+    assert status == 0, err
+    assert without_seconds(out) == without_seconds(first + expected)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".keras", "keras.json"]
+    assert json.loads((keras / "keras.json").read_text()) == KERAS_JSON
+
+
+@pytest.mark.parametrize("script", ["mnist_mx_keras.py", "mnist_tf_keras.py"])
+def test_keras_files(tmp_path, script):
+    """Files that would end Keras' import are not read, whichever way they are found; where there is none, none is made."""
+    processes = []
+    for name, content in (("a", "{"), ("b", '{"floatx": "float8"}'), ("c", '{"epsilon": 1}'), ("none", "")):
+        home = tmp_path / name
+        home.mkdir()
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("KERAS")}
+        if content:
+            (home / ".keras").mkdir()
+            (home / ".keras/keras.json").write_text(content)
+            environment["KERAS_HOME"] = str(home / ".keras")
+        command = [python_of(script), "-W", "ignore", "-c", f"import {script.removesuffix('.py')}"]
+        environment["HOME"] = str(home)
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+@pytest.mark.parametrize("script", [*FEW, "mnist_mx_gluon_hvd.py", "mnist_torch_mgpu.py"])
+def test_threads_that_are_no_number(tiny_digits, script):
+    """One line that names the variable."""
+    for threads in ("4,3,2", "all", "0", "-1", "1000000"):
+        status, out, err = finish(start(script, tiny_digits, OMP_NUM_THREADS=threads))
+        assert (status, out) == (1, ""), err
+        assert f"OMP_NUM_THREADS is {threads}" in error_line(err)
+        assert "libgomp" not in err, err
+
+
+MODULES = """
+import json, os, signal, sys, threading
+numbers = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+before = {number: signal.getsignal(number) for number in numbers}
+failures = []
+sys.argv, scripts = ["notebook"], sys.argv[1:]
+def run():
+    for script in scripts:
+        try:
+            exec(compile(open(script).read(), "cell", "exec"), module := {"__name__": "notebook"})
+            assert str(module["parse_args"]().data_dir) == "data"
+            assert module["load_mnist"] and module["build_model"]
+        except BaseException as error:
+            failures.append((script, repr(error)))
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+assert not failures, failures
+assert before == {number: signal.getsignal(number) for number in numbers}
+"""
+
+
+@pytest.mark.parametrize("api", ["mx_keras", "mx_gluon_hvd", "tf", "torch"])
+def test_as_a_module(api):
+    """In another thread and without a file, as a notebook takes build_model or load_mnist: no signal is touched."""
+    scripts = [ROOT / s for s in SCRIPTS if f"_{api}" in s or (api == "mx_keras" and "_mx_" in s and "_hvd" not in s)]
+    environment = {name: value for name, value in os.environ.items() if name != "MNIST_DIR"}
+    python = python_of(next(script.name for script in scripts if api in script.name))
+    command = [python, "-W", "ignore", "-c", MODULES, *scripts]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def cpu_seconds(session):
+    """Return the CPU seconds of every thread of a session's processes, by the thread's number."""
+    seconds = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if int((path / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                for thread in (path / "task").iterdir():
+                    words = (thread / "stat").read_text().rpartition(")")[2].split()
+                    seconds[thread.name] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def busy_threads(process, seconds=1.5):
+    """Return how many threads of a session compute: those with at least 0.4 of the CPU time of the busiest."""
+    before = cpu_seconds(process.pid)
+    time.sleep(seconds)
+    spent = [after - before.get(thread, 0) for thread, after in cpu_seconds(process.pid).items()]
+    return sum(x > 0.4 * max(spent) for x in spent)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_busy_threads_and_a_reader_that_stops(digits, script):
+    """As many threads compute as the first line names, and the run ends with the first line that nobody reads.
+
+    As under `| head -1`: without a traceback, and no process is left.
+    """
+    process = start(script, digits, "--epochs", 999)
+    threads = int(re.search(r" (\d+) threads,", process.stdout.readline())[1])
+    process.stdout.readline()
+    busy = busy_threads(process)
+    process.stdout.close()
+    process.stdout = None
+    status, _, err = finish(process)
+    assert busy == threads if "_mgpu" not in script else busy >= threads  # two devices may compute side by side
+    assert status == 1
+    assert "Traceback" not in err, err
+    assert "Broken pipe" in error_line(err)
+
+
+@pytest.mark.parametrize("script", [*FEW, "mnist_mx_sym.py", "mnist_tf_keras_mgpu.py"])
+def test_one_thread(digits, script):
+    """With one thread one computes, though more CPUs are there."""
+    process = start(script, digits, "--epochs", 999, OMP_NUM_THREADS="1")
+    try:
+        assert " 1 threads, " in process.stdout.readline()
+        process.stdout.readline()
+        assert busy_threads(process) == 1
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+COUNT = "import mnist_{name} as script; print(script.THREADS)"
+
+
+@pytest.mark.parametrize("name", ["mx_gluon", "mx_keras", "tf_keras", "torch"])
+def test_threads_of_the_process(name):
+    """A mask, loky's own variable and the user's number are obeyed, in this order of weakness; an empty number is none."""
+    cpu = str(min(os.sched_getaffinity(0)))
+    cores = loky.cpu_count(only_physical_cores=True)
+    python = python_of(f"mnist_{name}.py")
+    cases = [
+        (["taskset", "-c", cpu], {}, 1),
+        ([], {"LOKY_MAX_CPU_COUNT": "1"}, 1),
+        ([], {"OMP_NUM_THREADS": ""}, cores),
+    ]
+    cases += [(["taskset", "-c", cpu], {"OMP_NUM_THREADS": "3"}, 3)]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    processes = []
+    for before, more, expected in cases:
+        command = [*before, python, "-W", "ignore", "-c", COUNT.format(name=name)]
+        options = {"cwd": ROOT, "env": environment | more, "stdout": subprocess.PIPE, "text": True}
+        processes.append((subprocess.Popen(command, **options), expected))
+    for process, expected in processes:
+        out, _ = process.communicate(timeout=60)
+        assert out.split()[-1] == str(expected)
+
+
+def cpuinfo(cores):
+    """Return a /proc/cpuinfo of CPUs that sit on these cores."""
+    return "".join(f"processor\t: {i}\nphysical id\t: 0\ncore id\t: {core}\n\n" for i, core in enumerate(cores))
+
+
+@pytest.mark.parametrize(
+    "mask, cores, quota, version, expected",
+    [
+        (range(4), [0, 1, 2, 3], "max 100000", 2, 4),
+        (range(4), [0, 0, 1, 1], "max 100000", 2, 2),  # hyperthreads beside each other
+        (range(4), [0, 1, 0, 1], "max 100000", 2, 2),  # hyperthreads half the number apart
+        (range(8), [0, 1, 2, 3, 4, 5, 6, 7], "250000 100000", 2, 3),  # 2.5 CPUs
+        (range(8), [0, 1, 2, 3, 4, 5, 6, 7], "100000 100000", 1, 1),
+        (range(4), [0, 0, 1, 1], "300000 100000", 2, 2),
+    ],
+)
+def test_threads_on_other_machines(monkeypatch, mask, cores, quota, version, expected):
+    """The count that the scripts ask for, with files of other machines in place of this one's."""
+    allowed, period = quota.split()
+    files = {"/proc/cpuinfo": cpuinfo(cores)}
+    if version == 2:
+        files["/sys/fs/cgroup/cpu.max"] = quota
+    else:
+        files |= {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": allowed, "/sys/fs/cgroup/cpu/cpu.cfs_period_us": period}
+    context = loky.backend.context
+    monkeypatch.setattr(context, "open", lambda name, *_: io.StringIO(files[name]), raising=False)
+    exists, run = os.path.exists, subprocess.run
+
+    def fake_run(command, *arguments, **options):
+        if command[0] == "lscpu":
+            lines = "\n".join(f"{cpu},{core},0" for cpu, core in enumerate(cores))
+            return subprocess.CompletedProcess(command, 0, lines)
+        return run(command, *arguments, **options)
+
+    monkeypatch.setattr(
+        os.path, "exists", lambda name: name in files if str(name).startswith("/sys/fs") else exists(name)
+    )
+    monkeypatch.setattr(subprocess, "run", fake_run)
+    monkeypatch.setattr(os, "cpu_count", lambda: len(cores))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(mask))
+    monkeypatch.setattr(context, "physical_cores_cache", None)
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
+    assert loky.cpu_count(only_physical_cores=True) == expected
