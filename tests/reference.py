@@ -92,22 +92,64 @@ def summed_loss_and_gradients(weights, images, labels):
     return loss, [dk1, db1, dk2, db2, ddense.T @ flat, ddense.sum(0), dscores.T @ dense, dscores.sum(0)]
 
 
-def train(weights, images, labels, steps, learning_rate, epsilon=1e-8, algorithm_1=False):
-    """Return the losses before each of some full-batch Adam steps, the weights after them, and the gradients of each.
+class Adam:
+    """Adam as Kingma and Ba define it, 2014, arXiv:1412.6980, section 2, with beta1 0.9 and beta2 0.999.
 
-    Kingma and Ba 2014, arXiv:1412.6980, section 2: in the order of computation at its end, which MXNet and Keras use, epsilon is
-    added to the square root of the uncorrected second moment; in Algorithm 1, which PyTorch uses, to that of the corrected one.
+    In the order of computation at the section's end, which MXNet and Keras use, epsilon is added to the square root of the
+    uncorrected second moment; in Algorithm 1, which PyTorch uses, to that of the corrected one.
     """
-    weights = [array.copy() for array in weights]
-    means, squares = [[np.zeros_like(array) for array in weights] for _ in range(2)]
-    losses, history = [], []
-    for step in range(1, steps + 1):
-        loss, gradients = loss_and_gradients(weights, images, labels)
-        losses.append(loss)
-        history.append(gradients)
-        rate = learning_rate * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
-        for array, gradient, mean, square in zip(weights, gradients, means, squares):
+
+    def __init__(self, weights, learning_rate, epsilon=1e-8, algorithm_1=False):
+        self.weights = [array.copy() for array in weights]
+        self.learning_rate, self.epsilon, self.algorithm_1 = learning_rate, epsilon, algorithm_1
+        self.means, self.squares = [[np.zeros_like(array) for array in weights] for _ in range(2)]
+        self.steps = 0
+
+    def step(self, gradients):
+        """Move the weights."""
+        self.steps += 1
+        correction = np.sqrt(1 - 0.999**self.steps)
+        rate = self.learning_rate * correction / (1 - 0.9**self.steps)
+        epsilon = self.epsilon * correction if self.algorithm_1 else self.epsilon
+        for array, gradient, mean, square in zip(self.weights, gradients, self.means, self.squares):
             mean += 0.1 * (gradient - mean)
             square += 0.001 * (gradient**2 - square)
-            array -= rate * mean / (np.sqrt(square) + epsilon * (np.sqrt(1 - 0.999**step) if algorithm_1 else 1))
-    return losses, weights, history
+            array -= rate * mean / (np.sqrt(square) + epsilon)
+
+
+def train(weights, images, labels, steps, learning_rate, epsilon=1e-8, algorithm_1=False):
+    """Return the losses before each of some full-batch Adam steps, the weights after them, and the gradients of each."""
+    adam = Adam(weights, learning_rate, epsilon, algorithm_1)
+    losses, history = [], []
+    for _ in range(steps):
+        loss, gradients = loss_and_gradients(adam.weights, images, labels)
+        losses.append(loss)
+        history.append(gradients)
+        adam.step(gradients)
+    return losses, adam.weights, history
+
+
+def two_layers(weights, image, label):
+    """Return the loss of two dense layers with nothing between them, for one flat image, and its gradients."""
+    w1, b1, w2, b2 = weights
+    hidden = w1 @ image + b1
+    scores = w2 @ hidden + b2
+    scores = scores - scores.max()
+    probabilities = np.exp(scores) / np.exp(scores).sum()
+    dscores = probabilities - (np.arange(len(scores)) == label)
+    dhidden = w2.T @ dscores
+    return -np.log(probabilities[label]), [np.outer(dhidden, image), dhidden, np.outer(dscores, hidden), dscores]
+
+
+def train_two_layers(weights, image, label, epochs, steps, learning_rate, epsilon, algorithm_1=False):
+    """Return the mean loss of every epoch of some Adam steps on one image, and the weights after every epoch."""
+    adam = Adam(weights, learning_rate, epsilon, algorithm_1)
+    losses, path = [], []
+    for _ in range(epochs):
+        losses.append(0.0)
+        for _ in range(steps):
+            loss, gradients = two_layers(adam.weights, image, label)
+            losses[-1] += loss / steps
+            adam.step(gradients)
+        path.append([array.copy() for array in adam.weights])
+    return losses, path
