@@ -7,6 +7,7 @@ import ast
 import hashlib
 import http.server
 import io
+import json
 import os
 import pickle
 import signal
@@ -27,6 +28,24 @@ assert not {{"mxnet", "keras", "tensorflow"}} & set(sys.modules)
 URL, SHA256, pooch.downloaders.DEFAULT_TIMEOUT = {url!r}, {sha256!r}, {timeout!r}
 for array in load_mnist(sys.argv[1]):
     print(array.dtype, *array.shape, int(array.sum()))
+"""
+# Loads the data of every folder that it reads on stdin, and answers how a process that did it alone would have ended
+SERVER = """
+import contextlib, io, json, traceback
+for line in sys.stdin:
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            for array in load_mnist(json.loads(line)):
+                print(array.dtype, *array.shape, int(array.sum()))
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+            if not isinstance(end.code, int):
+                print(end.code, file=sys.stderr)
+        except Exception:
+            status = 1
+            traceback.print_exc()
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
 """
 # Damages a file again and again, in one process. Half of the damage hits the headers, where no checksum looks.
 FUZZ = """
@@ -77,8 +96,8 @@ def loader():
         text = ast.get_source_segment(source, node)
         words = text.split()  # import NAME, from NAME import …, def NAME(…, NAME = …
         library = words[0] in ("import", "from") and words[1] in {*sys.stdlib_module_names, "numpy", "pooch"}
-        constant = words[0] in ("URL", "SHA256")
-        if library or constant or text.startswith(("def load_mnist(", "signal.signal(")):
+        constant = words[0] in ("CLASSES", "URL", "SHA256")
+        if library or constant or text.startswith(("def load_mnist(", 'if __name__ == "__main__" and signal.')):
             wanted.append(text)
     return "\n".join(wanted)
 
@@ -131,14 +150,29 @@ def load(folder, **options):
     return finish(start(folder, **options))
 
 
+@pytest.fixture(scope="session")
+def load_at_once():
+    """Return a function like load: one process, which stays, loads for all tests that need no process of their own."""
+    program = f"{LOADER}\nURL = {NOWHERE!r}\n{SERVER}"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(folder):
+            print(json.dumps(str(folder)), file=process.stdin, flush=True)
+            return tuple(json.loads(process.stdout.readline()))
+
+        yield ask
+        process.stdin.close()
+
+
 def files(folder):
     return sorted(folder.rglob("*")) if folder.is_dir() else None
 
 
-def refused_file(folder, *words, process=None):
+def refused_file(load, folder, *words):
     """Load a file that cannot be used: status 1, one line that names it and the way out, and no new file."""
     before = files(folder)
-    status, out, err = finish(process or start(folder))
+    status, out, err = load(folder)
     assert (status, out) == (1, ""), err
     line = error_line(err, alone=True)
     for word in (f"error: cannot use {folder / NAME}: ", "--data-dir", *words):
@@ -210,12 +244,12 @@ GOOD_FILES = {
 
 
 @pytest.mark.parametrize("good", GOOD_FILES)
-def test_good_file(tmp_path, good):
+def test_good_file(tmp_path, load_at_once, good):
     """A file that lies there is read, not hashed, and nobody is asked: any number of images."""
     arrays, save = GOOD_FILES[good]
     (tmp_path / NAME).write_bytes(npz(arrays, save))
     expected = lines_of({name: arrays[name] for name in ARRAYS})
-    assert load(tmp_path, sha256="0" * 64) == (0, "\n".join(expected) + "\n", "")
+    assert load_at_once(tmp_path) == (0, "\n".join(expected) + "\n", "")
 
 
 def without(kind):
@@ -256,17 +290,14 @@ DAMAGED_ARRAYS = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED_ARRAYS)
-def test_damaged_arrays(tmp_path, damage):
-    """In the training set and in the test set, side by side."""
-    processes = {}
+def test_damaged_arrays(tmp_path, load_at_once, damage):
+    """In the training set and in the test set."""
     for part in ("train", "test"):
         arrays = good_arrays()
         DAMAGED_ARRAYS[damage](arrays, part)
         (tmp_path / part).mkdir()
         (tmp_path / part / NAME).write_bytes(npz(arrays))
-        processes[part] = start(tmp_path / part)
-    for part, process in processes.items():
-        refused_file(tmp_path / part, process=process)
+        refused_file(load_at_once, tmp_path / part)
 
 
 def other_zip():
@@ -297,9 +328,15 @@ DAMAGED_FILES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED_FILES)
-def test_damaged_file(tmp_path, damage):
+def test_damaged_file(tmp_path, load_at_once, damage):
     (tmp_path / NAME).write_bytes(DAMAGED_FILES[damage])
-    refused_file(tmp_path)
+    refused_file(load_at_once, tmp_path)
+
+
+def test_damage_ends_the_process(tmp_path):
+    """One of these files as a person meets it: exit status, stdout and stderr of a process."""
+    (tmp_path / NAME).write_bytes(DAMAGED_FILES["truncated half-way"])
+    refused_file(load, tmp_path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -327,7 +364,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("where", ["the file", "an array of the file", "a lone array"])
-def test_nothing_is_unpickled(tmp_path, where):
+def test_nothing_is_unpickled(tmp_path, load_at_once, where):
     trap, sprung = Trap(tmp_path / "sprung"), tmp_path / "sprung"
     content = io.BytesIO()
     if where == "the file":
@@ -337,7 +374,7 @@ def test_nothing_is_unpickled(tmp_path, where):
     else:
         content.write(npz(good_arrays() | {"y_train": np.array([trap] * 20, object)}))
     (tmp_path / NAME).write_bytes(content.getvalue())
-    refused_file(tmp_path)
+    refused_file(load_at_once, tmp_path)
     assert not sprung.exists()
     with open(tmp_path / NAME, "rb") as file:  # the trap does work
         loaded = np.load(file, allow_pickle=True)
@@ -346,9 +383,9 @@ def test_nothing_is_unpickled(tmp_path, where):
     assert sprung.exists()
 
 
-def test_folder_in_the_way_of_the_file(tmp_path):
+def test_folder_in_the_way_of_the_file(tmp_path, load_at_once):
     (tmp_path / NAME).mkdir()
-    refused_file(tmp_path, "directory")
+    refused_file(load_at_once, tmp_path, "directory")
 
 
 def test_file_in_the_way_of_the_folder(tmp_path, serve):
