@@ -1,6 +1,7 @@
 """What the tests share: the scripts, their environments, stand-in digits, real MNIST, launched jobs and how a mistake ends."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -11,8 +12,17 @@ import sys
 import time
 from pathlib import Path
 
+# OpenBLAS's threads spin while they wait for one another: with two, the reference takes five times as long on cores
+# that are busy. It reads this when it is loaded; the scripts under test shall not see it.
+openblas_threads = os.environ.get("OPENBLAS_NUM_THREADS")
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
+
+os.environ.pop("OPENBLAS_NUM_THREADS")
+if openblas_threads is not None:
+    os.environ["OPENBLAS_NUM_THREADS"] = openblas_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in ROOT.glob("mnist_*.py"))
@@ -34,6 +44,13 @@ def python_of(script):
     subprocess.run(["uv", "sync", "--quiet", "--script", script], check=True)
     find = ["uv", "python", "find", "--script", script]
     return subprocess.run(find, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@functools.cache
+def cores():
+    """Return how many physical cores this process may use, as loky counts them: the scripts' own number of threads."""
+    command = [python_of("mnist_mx_gluon.py"), "-c", "import loky; print(loky.cpu_count(only_physical_cores=True))"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def error_line(err, alone=False):
@@ -116,8 +133,12 @@ class Job:
         )
 
     def train(self):
-        """Wait until the first epoch has ended."""
-        assert any("epoch" in line for line in self.process.stdout), self.process.communicate()
+        """Wait until the first epoch has ended; return the lines on stdout until then."""
+        lines = []
+        while not lines or "epoch" not in lines[-1]:
+            lines.append(self.process.stdout.readline())
+            assert lines[-1], self.process.communicate()
+        return lines
 
     def kill(self, variable):
         """Kill the one process that has this variable, with SIGKILL."""
@@ -135,26 +156,69 @@ class Job:
 
     def check_failure(self, *words):
         """The job ends within a minute, not with status 0, and says why."""
-        status, out, err = self.finish()
-        assert status != 0, "\n".join(out + err)
-        for word in words:
-            assert any(word in line for line in out + err), "\n".join(out + err)
+        check_failure(*self.finish(), *words)
 
-
-@pytest.fixture
-def launch(tmp_path, request):
-    """Return a function that launches a command as a Job of the module's SCRIPT; no process of it outlives the test."""
-    jobs = []
-
-    def start(data, *command):
-        jobs.append(Job(tmp_path, request.module.SCRIPT, data, command))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        while numbers := processes(job.mark):
+    def clean(self):
+        """End what is left of the job."""
+        while numbers := processes(self.mark):
             for number in numbers:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
             time.sleep(0.1)
-        job.process.communicate()
+        self.process.communicate()
+
+
+def check_failure(status, out, err, *words):
+    """A job has not ended with status 0, and says why."""
+    assert status != 0, "\n".join(out + err)
+    for word in words:
+        assert any(word in line for line in out + err), "\n".join(out + err)
+
+
+@pytest.fixture
+def launch(tmp_path, request):
+    """Return a function that launches a command as a Job of a script; no process of it outlives the test."""
+    jobs = []
+
+    def start(data, *command, script=None):
+        jobs.append(Job(tmp_path, script or request.module.SCRIPT, data, command))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.clean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Life:
+    """What was seen of a job that was ended after its first epoch."""
+
+    first_line: str
+    shares: list  # the CPUs of each of its ranks or processes
+    status: int
+    out: list  # lines after the first epoch's
+    err: list
+    seconds: float  # from its end's cause to its end
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory, request, few_digits):
+    """Return a function that launches a command as a Job, looks at its processes once it trains, and ends it.
+
+    Once for all tests. find(job) gives the processes' numbers, end(job, numbers) ends it.
+    """
+
+    @functools.cache
+    def run(find, end, *command):
+        job = Job(tmp_path_factory.mktemp("life"), request.module.SCRIPT, few_digits, command)
+        try:
+            first_line = job.train()[0].rstrip("\n")
+            numbers = find(job)
+            shares = [os.sched_getaffinity(number) for number in numbers]
+            end(job, numbers)
+            began = time.monotonic()
+            return Life(first_line, shares, *job.finish(), time.monotonic() - began)
+        finally:
+            job.clean()
+
+    return run

@@ -1,8 +1,8 @@
 """PyTorch's processes, started by the script itself or by torchrun, judged by what they print and how they end."""
 
+import functools
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, error_line, processes, python_of
+from conftest import ROOT, check_failure, cores, error_line, processes, python_of
 
 SCRIPT = "mnist_torch_mgpu.py"
 CPUS = len(os.sched_getaffinity(0))
@@ -57,7 +57,7 @@ def check_report(job, number, batch, epochs, threads):
 def test_it_starts_its_processes(launch, few_digits, number):
     """Three processes have images for 4, 4 and 3 batches: they take the same three steps, none waits for ever."""
     job = launch(few_digits, *alone(number, "--epochs", 2, "--batch-size", 40))
-    check_report(job, number, 40, 2, len(range(0, CPUS, number)))
+    check_report(job, number, 40, 2, max(1, cores() // number))
 
 
 def test_torchrun(launch, few_digits):
@@ -65,56 +65,64 @@ def test_torchrun(launch, few_digits):
     check_report(launch(few_digits, *torchrun(2, "--epochs", 2, "--batch-size", 40)), 2, 40, 2, 1)
 
 
-def test_threads_of_the_user(launch, few_digits):
-    job = launch(few_digits, "env", "OMP_NUM_THREADS=3", *alone(2, "--epochs", 1, "--batch-size", 40))
-    check_report(job, 2, 40, 1, 3)
-
-
 def test_two_hosts(launch, few_digits):
-    """Two launchers, as on two hosts, with one process each: each has all CPUs of its host, and the first reports."""
+    """Two launchers, as on two hosts, with one process each: each has all cores of its host, and the first reports."""
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     where = f"--nnodes 2 --nproc-per-node 1 --master-addr localhost --master-port {port}"
     run = f"torchrun {where} --node-rank %d {SCRIPT} --epochs 2 --batch-size 40"
     job = launch(few_digits, "sh", "-c", f"{run % 1} & {run % 0}; status=$?; wait $!; exit $status")
-    check_report(job, 2, 40, 2, CPUS)
+    check_report(job, 2, 40, 2, cores())
+
+
+@functools.cache
+def stop(number):
+    """Return what sends a signal to the first process of a job."""
+    return lambda job, workers: job.process.send_signal(number)
+
+
+@functools.cache
+def kill(rank):
+    """Return what kills a worker."""
+    return lambda job, workers: os.kill(workers[rank], signal.SIGKILL)
+
+
+STOPPED = {signal.SIGTERM: 1, signal.SIGINT: 2, signal.SIGKILL: CPUS + 1}  # jobs of so many processes
+ENDLESS = "--epochs", 9999, "--batch-size", 40
 
 
 @pytest.mark.skipif(CPUS < 2, reason="needs two CPUs")
-@pytest.mark.parametrize("number", [1, 2, CPUS + 1])
-def test_processes_share_the_cpus(launch, few_digits, number):
+@pytest.mark.parametrize("number", STOPPED)
+def test_processes_share_the_cpus(live, number):
     """Each is bound to its own; one process has them all; more processes than CPUs take turns."""
-    job = launch(few_digits, *alone(number, "--epochs", 999, "--batch-size", 40))
-    job.train()
-    shares = [os.sched_getaffinity(process) for process in workers(job)]
-    assert len(shares) == number
+    count = STOPPED[number]
+    shares = live(workers, stop(number), *alone(count, *ENDLESS)).shares
+    assert len(shares) == count
     assert set.union(*shares) == os.sched_getaffinity(0)
-    assert sum(map(len, shares)) == max(number, CPUS)
-    os.killpg(job.process.pid, signal.SIGINT)
-    job.finish()
+    assert sum(map(len, shares)) == max(count, CPUS)
+
+
+@pytest.mark.parametrize("number", STOPPED)
+def test_first_process_stopped(live, number):
+    """Not its group, as a terminal does (test_user.py): the first process alone. The others end with it."""
+    life = live(workers, stop(number), *alone(STOPPED[number], *ENDLESS))
+    assert life.status == -number
+    assert not any("Traceback" in line for line in life.err), "\n".join(life.err)
 
 
 @pytest.mark.parametrize("start", [alone, torchrun])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_process_killed(launch, few_digits, start, rank):
+def test_process_killed(live, start, rank):
     """The others end within seconds, and the job says what happened."""
-    job = launch(few_digits, *start(2, "--epochs", 999, "--batch-size", 40))
-    job.train()
-    os.kill(workers(job)[rank], signal.SIGKILL)
-    began = time.monotonic()
-    job.check_failure("SIGKILL" if start == torchrun else "error: process ")
-    assert time.monotonic() - began < 20
+    life = live(workers, kill(rank), "env", "OMP_NUM_THREADS=3", *start(2, *ENDLESS))
+    check_failure(life.status, life.out, life.err, "SIGKILL" if start == torchrun else "error: process ")
+    assert life.seconds < 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_first_process_stopped(launch, few_digits, number):
-    """Not its group, as a terminal does (test_user.py): the first process alone. The others end with it."""
-    job = launch(few_digits, *alone(2, "--epochs", 999, "--batch-size", 40))
-    job.train()
-    job.process.send_signal(number)
-    status, _, err = job.finish()
-    assert status == -number
-    assert not any("Traceback" in line for line in err), "\n".join(err)
+@pytest.mark.parametrize("start", [alone, torchrun])
+def test_threads_of_the_user(live, start):
+    life = live(workers, kill(0), "env", "OMP_NUM_THREADS=3", *start(2, *ENDLESS))
+    assert ", 2 x cpu, 3 threads, batch 2 x 40, " in life.first_line
 
 
 def test_first_process_killed_before_the_others_are_ready(launch, few_digits):
@@ -133,7 +141,7 @@ def test_process_that_comes_too_late():
     """One whose parent ended before it could ask the kernel to end with it does not begin."""
     program = f"import {SCRIPT[:-3]} as script; from types import SimpleNamespace as Fake\n"
     program += "script.torch.multiprocessing.parent_process = lambda: Fake(is_alive=lambda: False)\n"
-    program += "script.run(0, *[None] * 5)"
+    program += "script.start(0, None)"
     done = subprocess.run(
         [python_of(SCRIPT), "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
@@ -150,12 +158,16 @@ def test_process_that_cannot_read_its_data(launch, few_digits, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["mnist_torch.py", SCRIPT])
-def test_memory_is_kept(few_digits, script):
+def test_memory_is_kept(launch, few_digits, script):
     """Ten or more further steps touch next to no new memory; glibc's own way costs tens of thousands of page faults each."""
-    faults = []
-    for epochs in (1, 11):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
-        command = [python_of(script), ROOT / script, "--epochs", str(epochs), "--batch-size", "200"]
-        subprocess.run([*command, "--data-dir", few_digits], check=True, capture_output=True, timeout=120)
-        faults.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before)
-    assert faults[1] - faults[0] < 100_000, faults
+
+    def faults():
+        fields = [Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split() for number in processes(job.mark)]
+        return sum(int(words[7]) for words in fields)
+
+    job = launch(few_digits, "python", script, "--epochs", 12, "--batch-size", 200, script=script)
+    job.train()
+    before = faults()
+    while " 11/12 " not in (line := job.process.stdout.readline()):
+        assert line, job.finish()
+    assert faults() - before < 100_000
