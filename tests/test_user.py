@@ -1,7 +1,6 @@
 """The scripts as a person runs them: copied alone into an empty folder, as processes, by what they print."""
 
 import functools
-import json
 import os
 import re
 import shutil
@@ -73,16 +72,25 @@ def check_first_line(line, script, batch, seed):
     assert re.fullmatch(pattern, line), line
 
 
+@pytest.fixture(scope="session")
+def some_digits(digits, tmp_path_factory):
+    """Return a folder of the first 2,000 of the digits for training, and all for the test."""
+    folder = tmp_path_factory.mktemp("some_digits")
+    with np.load(digits / "mnist.npz") as file:
+        np.savez(folder / "mnist.npz", **{name: file[name][: 2000 if "train" in name else None] for name in file})
+    return folder
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_output_and_learning(start, digits, tmp_path, script):
+def test_output_and_learning(start, some_digits, tmp_path, script):
     """Two epochs print the five lines of the contract, learn the digits and leave nothing behind."""
     # ~/.keras as keras-mxnet leaves it must not disturb TensorFlow
     (tmp_path / "home/.keras").mkdir(parents=True)
     settings = '{"floatx": "float32", "epsilon": 1e-07, "backend": "mxnet", "image_data_format": "channels_first"}'
     (tmp_path / "home/.keras/keras.json").write_text(settings)
-    batch = 500 // devices_of(script)
+    batch = 100 // devices_of(script)
     began = time.monotonic()
-    arguments = "--epochs", 2, "--batch-size", batch, "--data-dir", digits, "--seed", 7
+    arguments = "--epochs", 2, "--batch-size", batch, "--data-dir", some_digits, "--seed", 7
     process = start(script, *arguments, HOME=str(tmp_path / "home"))
     status, out, err = finish(process)
     elapsed = time.monotonic() - began
@@ -101,82 +109,29 @@ def test_output_and_learning(start, digits, tmp_path, script):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["home", script])
 
 
-def test_uv_run_in_an_empty_folder(digits, tmp_path):
+def test_uv_run_in_an_empty_folder(few_digits, tmp_path):
     """The README's command needs nothing but uv."""
     shutil.copy(ROOT / "mnist_mx_gluon.py", tmp_path)
-    command = ["uv", "run", "--quiet", "mnist_mx_gluon.py", "--epochs", "1", "--data-dir", digits]
+    command = [
+        "uv",
+        "run",
+        "--quiet",
+        "mnist_mx_gluon.py",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "40",
+        "--data-dir",
+        few_digits,
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=True)
     assert done.stdout.startswith("mnist_mx_gluon.py: mxnet 1.9.1, python 3.")
     assert done.stdout.splitlines()[-1].startswith("accuracy: 0.")
 
 
-REFUSED = """
-import contextlib, importlib, io, json, os, sys
-script = importlib.import_module(sys.argv[1].removesuffix(".py"))
-ends = []
-for sys.argv[1:] in json.loads(sys.argv[2]):
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            script.main()
-    except SystemExit as end:
-        ends.append([end.code, out.getvalue(), err.getvalue()])
-sys.argv[1:] = []
-flags = [vars(script.parse_args())]
-os.environ["MNIST_DIR"] = "elsewhere"
-flags.append(vars(script.parse_args()))
-print(json.dumps([ends, flags], default=str))
-"""
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_command_line(start, digits, tmp_path, script):
-    """All flags, their defaults and every mistake, in one process: a text that ends it goes to stderr, with status 1."""
-    most = 5000 // devices_of(script)
-    by_argparse = [["--epochs", "ten"], ["--batch-size", "1.5"], ["--seed", "x"], ["--device", "tpu"], ["--colour"]]
-    by_script = [["--epochs", "0"], ["--batch-size", "0"], ["--batch-size", "-1"], ["--batch-size", str(most + 1)]]
-    by_script += [["--seed", "-1"], ["--seed", str(2**31)]]
-    if devices_of(script) == 2:
-        by_argparse += [["--devices", "two"]]
-        by_script += [["--devices", "0"], ["--devices", "-1"], ["--devices", "6", "--batch-size", "834"]]
-    else:
-        by_argparse += [["--devices", "1"]]
-    data = ["--data-dir", str(digits)]
-    questions = [["--help"], *by_argparse, *([*data, *mistake] for mistake in by_script), [*data, "--device", "gpu"]]
-    shutil.copy(ROOT / script, tmp_path)
-    command = [python_of(script), "-W", "ignore", "-c", REFUSED, script, json.dumps(questions)]
-    environment = {name: value for name, value in os.environ.items() if name != "MNIST_DIR"} | {
-        "CUDA_VISIBLE_DEVICES": ""
-    }
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    ends, flags = json.loads(done.stdout.splitlines()[-1])
-    assert len(ends) == len(questions)
-
-    status, out, err = ends.pop(0)
-    assert (status, err) == (0, "")
-    uv = f"uv sync --script {script}" if "_hvd" in script else f"uv run {script}"
-    for words in ("--epochs N", "--batch-size N", "--data-dir DIR", "--device {", "--seed N", uv, f"python {script}"):
-        assert words in out
-    for mistake, (status, out, err) in zip(by_argparse, ends[: len(by_argparse)], strict=True):
-        assert (status, out) == (2, ""), mistake
-        assert mistake[0] in usage_error(err)
-    for mistake, (line, out, err) in zip([*by_script, ["--device", "gpu"]], ends[len(by_argparse) :], strict=True):
-        assert (out, err) == ("", ""), mistake
-        assert line.startswith("error: ") and len(line.splitlines()) == 1
-        assert all(word in line for word in mistake if word.startswith("--")), (mistake, line)
-        if "--batch-size" in mistake:
-            assert f"--batch-size 1 to {5000 // 6 if '6' in mistake else most}" in line
-    defaults = {"epochs": 10, "batch_size": 500, "device": "auto", "seed": 42, "data_dir": str(tmp_path / "data")}
-    defaults |= {"devices": 2} if devices_of(script) == 2 else {}
-    assert flags == [defaults, defaults | {"data_dir": "elsewhere"}]
-
-
 @pytest.mark.parametrize("script", ["mnist_mx_gluon_mgpu.py", "mnist_tf_keras_mgpu.py", "mnist_torch_mgpu.py"])
 def test_mistakes(start, digits, script):
-    """The same as a person sees it: the exit status, and all of stdout and stderr."""
+    """As a person sees them: the exit status, and all of stdout and stderr."""
     data = "--data-dir", digits
     mistakes = [(1, ["--devices", "0", *data]), (1, ["--device", "gpu", *data]), (2, ["--epochs", "ten"])]
     processes = [start(script, *arguments, CUDA_VISIBLE_DEVICES="") for _, arguments in mistakes]
@@ -200,11 +155,11 @@ def test_data_that_cannot_be_had(start, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_interrupt_while_training(start, digits, script):
+def test_interrupt_while_training(start, few_digits, script):
     """Ctrl-C ends a run at once by the signal itself; finish sees to it that no worker is left."""
-    process = start(script, "--epochs", 99, "--data-dir", digits)
-    check_first_line(process.stdout.readline().rstrip("\n"), script, 500, 42)
-    time.sleep(2)
+    process = start(script, "--epochs", 9999, "--batch-size", 200, "--data-dir", few_digits)
+    check_first_line(process.stdout.readline().rstrip("\n"), script, 200, 42)
+    assert process.stdout.readline().startswith("epoch ")
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     status, _, err = finish(process, timeout=60)
@@ -228,33 +183,33 @@ def test_interrupt_while_importing(start, script):
     assert not any("Traceback" in line for line in err), "\n".join(err)
 
 
-def test_killed_run_leaves_no_worker(start, digits):
+def test_killed_run_leaves_no_worker(start, few_digits):
     """DataLoader's workers end with their parent, even if it had no time to tell them."""
-    process = start("mnist_mx_gluon_ds.py", "--epochs", 99, "--data-dir", digits)
-    process.stdout.readline()
-    time.sleep(2)
+    process = start("mnist_mx_gluon_ds.py", "--epochs", 9999, "--batch-size", 40, "--data-dir", few_digits)
+    while not (line := process.stdout.readline()).startswith("epoch "):
+        assert line, process.communicate()
     process.kill()
     status, _, _ = finish(process, timeout=60)
     assert status == -signal.SIGKILL
 
 
-def test_slow_loading_and_evaluation_do_not_count(digits, tmp_path):
-    """Two seconds spent on loading and two on evaluating are not in the duration."""
+def test_slow_loading_and_evaluation_do_not_count(few_digits):
+    """A second spent on loading and one on evaluating are not in the duration."""
     program = """
 import sys, time
 import mnist_mx_gluon as script
 def slow(function):
-    return lambda *arguments: time.sleep(2) or function(*arguments)
+    return lambda *arguments: time.sleep(1) or function(*arguments)
 script.load_mnist, script.evaluate = slow(script.load_mnist), slow(script.evaluate)
-sys.argv[1:] = ["--epochs", "1", "--data-dir", sys.argv[1]]
+sys.argv[1:] = ["--epochs", "1", "--batch-size", "40", "--data-dir", sys.argv[1]]
 start = time.perf_counter()
 script.main()
 print(time.perf_counter() - start)
 """
-    command = [python_of("mnist_mx_gluon.py"), "-c", program, digits]
+    command = [python_of("mnist_mx_gluon.py"), "-c", program, few_digits]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     lines = done.stdout.splitlines()
-    assert float(lines[-3].split()[1]) < float(lines[-1]) - 4
+    assert float(lines[-3].split()[1]) < float(lines[-1]) - 2
 
 
 @pytest.mark.parametrize("script", ["mnist_mx_gluon.py", "mnist_tf_keras.py", "mnist_torch.py"])
