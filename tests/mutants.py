@@ -1,6 +1,6 @@
 """The proof of the proof: small breakages of the scripts, each of which a test must catch. Run by hand:
 
-    uv run tests/mutants.py                      # all: 203 of 6 to 20 s each on two cores
+    uv run tests/mutants.py                      # all: 349 of 5 to 30 s each on two cores
     uv run tests/mutants.py gluon_hvd tf_keras   # those of some scripts, by what follows mnist_ or mnist_mx_
 
 Each is applied alone to a copy of the project, where the tests that can see it run. The exit status is 1 if one survives, or no
@@ -63,8 +63,8 @@ WORK = [
     ),
     (
         ["tf_keras_mgpu"],
-        'Dense(10, activation="softmax")',
-        'Dense(10, activation="softmax", bias_initializer="ones")',
+        'Dense(CLASSES, activation="softmax")',
+        'Dense(CLASSES, activation="softmax", bias_initializer="ones")',
         "zero biases",
     ),
     (["keras"], 'Flatten("channels_last")', "Flatten()", "inputs flattened as they lie, so that all start alike"),
@@ -73,8 +73,8 @@ WORK = [
     (TORCH, "= 0.25, 0.5", "= 0.5, 0.25", "dropout 0.25, then 0.5"),
     (["torch"], "nn.Dropout(DROPOUT_CONV)", "nn.Dropout2d(DROPOUT_CONV)", "dropout of single values"),
     (["torch_mgpu"], "nn.MaxPool2d(2)", "nn.AvgPool2d(2)", "max pooling"),
-    (["torch"], "xavier_uniform_(", "kaiming_uniform_(", "Glorot uniform weights"),
-    (["torch_mgpu"], "nn.init.zeros_(", "nn.init.ones_(", "zero biases"),
+    (["torch"], "xavier_uniform_ if", "kaiming_uniform_ if", "Glorot uniform weights"),
+    (["torch_mgpu"], "nn.init.zeros_", "nn.init.ones_", "zero biases"),
     # training
     (
         ["gluon", "gluon_ds_mgpu", "gluon_hvd", "keras", "sym_mgpu", "tf_keras"],
@@ -122,8 +122,8 @@ WORK = [
     ),
     (
         ["gluon_ds", "gluon_ds_mgpu"],
-        "return ToTensor()(mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8))",
-        "return mx.nd.array(np.stack(images)[:, np.newaxis] / 256)",
+        "to_tensor = gluon.data.vision.transforms.ToTensor()",
+        'to_tensor = lambda x: x.transpose((0, 3, 1, 2)).astype("float32") / 256',
         "pixels by / 255",
     ),
     (["gluon", "keras", "tf_keras"], ", 255, dtype", ", 256, dtype", "pixels by / 255"),
@@ -151,8 +151,14 @@ WORK = [
     (["torch"], "loss = loss_sum.item() / steps", "loss = loss.item()", "mean over all batches"),
     (["torch_mgpu"], "        dist.all_reduce(loss_sum)", "        pass", "mean over all ranks"),
     (
-        ["gluon", "gluon_ds", "gluon_hvd"],
+        ["gluon", "gluon_hvd"],
         "loss = loss_sum.asscalar() / (len(images) // batch_size)",
+        "loss = loss.mean().asscalar()",
+        "mean over all batches",
+    ),
+    (
+        ["gluon_ds"],
+        "loss = loss_sum.asscalar() / len(batches)",
         "loss = loss.mean().asscalar()",
         "mean over all batches",
     ),
@@ -289,7 +295,7 @@ WORK = [
     # evaluation and report
     (TORCH, "    model.eval()\n", "", "dropout acts in training only"),
     (["torch_mgpu"], "    dist.all_reduce(correct)", "    pass", "the ranks' counts are summed"),
-    (["torch"], "len(images), batch_size):", "len(images) - batch_size, batch_size):", "all test images"),
+    (["torch"], "in images.split(batch_size)]", "in images.split(batch_size)[1:]]", "all test images"),
     (
         ["torch_mgpu"],
         '    if rank == 0:  # two devices: one report\n        print(f"dur',
@@ -338,40 +344,414 @@ WORK = [
     (["sym"], "accuracy: {accuracy:.4f}", "accuracy: {accuracy:.3f}", "four digits"),
     (["keras_mgpu"], "seconds:.2f} s\\n", "seconds:.1f} s\\n", "two digits"),
     (["gluon_ds_mgpu"], "batch {n} x", "batch 1 x", "the first line says the batch"),
-    (["tf_keras_mgpu"], "len(os.sched_getaffinity(0))", "1", "a script gets every CPU"),
+    (["tf_keras_mgpu"], "str(loky.cpu_count(only_physical_cores=True))", '"1"', "a script gets every core"),
 ]
-DEVICES = [
+# What a comparison of the scripts' texts would see at once; here the tests that ask for it by behaviour must
+EPOCH = "        epoch_start = time.perf_counter()\n"
+LATE = "        seconds = time.perf_counter() - epoch_start\n"
+RATE = [
     (
-        ["gluon", "gluon_ds", "sym"],
-        'mx.cpu() if kind == "cpu" or not gpus',
-        "mx.cpu() if not gpus",
-        "--device cpu is a CPU",
+        ["gluon", "gluon_ds"],
+        EPOCH,
+        f"{EPOCH}        trainer.set_learning_rate(LEARNING_RATE / (1 + epoch // 5))\n",
+        "one rate",
+    ),
+    (
+        ["gluon_ds_mgpu", "gluon_hvd"],
+        "BETA_1, BETA_2, EPSILON)  #",
+        "BETA_1, BETA_2, EPSILON, lr_scheduler=mx.lr_scheduler.FactorScheduler(600, 0.5, base_lr=2 * LEARNING_RATE))  #",
+        "one rate",
+    ),
+    (
+        ["gluon_mgpu"],
+        "BETA_1, BETA_2, EPSILON)  #",
+        "BETA_1, BETA_2, EPSILON, lr_scheduler=mx.lr_scheduler.CosineScheduler(9999, 2 * LEARNING_RATE, warmup_steps=9))  #",
+        "one rate, with no warm-up",
+    ),
+    (["gluon", "gluon_hvd"], "BETA_1, BETA_2, EPSILON)", "BETA_1, BETA_2, EPSILON, wd=1e-4)", "no weight decay"),
+    (
+        ["gluon_ds", "gluon_mgpu"],
+        "BETA_1, BETA_2, EPSILON)",
+        "BETA_1, BETA_2, EPSILON, clip_gradient=1.0)",
+        "no clipping",
+    ),
+    (
+        ["gluon"],
+        "            trainer.step(batch_size)\n",
+        (
+            "            if epoch > 4:\n"
+            "                gradients = [p.grad() for p in model.collect_params().values()]\n"
+            "                gluon.utils.clip_global_norm(gradients, batch_size, False)\n"
+            "            trainer.step(batch_size)\n"
+        ),
+        "no clipping, not late either",
+    ),
+    (SYM, '"epsilon": EPSILON}', '"epsilon": EPSILON, "wd": 1e-4}', "no weight decay"),
+    (
+        SYM,
+        '"epsilon": EPSILON}',
+        '"epsilon": EPSILON, "lr_scheduler": mx.lr_scheduler.FactorScheduler(1100, 0.5)}',
+        "one rate",
+    ),
+    (KERAS, "BETA_1, BETA_2, EPSILON)", "BETA_1, BETA_2, EPSILON, decay=1e-5)", "one rate"),
+    (KERAS, "BETA_1, BETA_2, EPSILON)", "BETA_1, BETA_2, EPSILON, clipnorm=1.0)", "no clipping"),
+    (
+        ["keras"],
+        "callbacks=[ReportEpoch()]",
+        "callbacks=[ReportEpoch(), keras.callbacks.LearningRateScheduler(lambda e: LEARNING_RATE * 0.5 ** (e // 5))]",
+        "one rate",
+    ),
+    (
+        ["tf_keras"],
+        "Adam(LEARNING_RATE,",
+        "Adam(tf.keras.optimizers.schedules.PiecewiseConstantDecay([1000], [LEARNING_RATE, LEARNING_RATE / 2]),",
+        "one rate",
+    ),
+    (
+        ["tf_keras_mgpu"],
+        "Adam(LEARNING_RATE * len(devices),",
+        "Adam(tf.keras.optimizers.schedules.CosineDecay(2 * LEARNING_RATE, 10_000),",
+        "one rate",
+    ),
+    (
+        ["tf_keras"],
+        "callbacks=[ReportEpoch()]",
+        "callbacks=[ReportEpoch(), tf.keras.callbacks.LearningRateScheduler(lambda e, rate: rate if e < 7 else rate / 2)]",
+        "one rate",
+    ),
+    (TF, "BETA_1, BETA_2, EPSILON)", "BETA_1, BETA_2, EPSILON, weight_decay=1e-3)", "no weight decay"),
+    (TF, "BETA_1, BETA_2, EPSILON)", "BETA_1, BETA_2, EPSILON, global_clipnorm=5.0)", "no clipping"),
+    (
+        ["torch"],
+        EPOCH,
+        f'{EPOCH}        adam.param_groups[0]["lr"] = LEARNING_RATE * (0.5 if epoch > 4 else 1)\n',
+        "one rate",
+    ),
+    (
+        ["torch_mgpu"],
+        "            adam.step()\n",
+        ('            adam.step()\n            adam.param_groups[0]["lr"] *= 1 - 1e-5\n'),
+        "one rate",
+    ),
+    (TORCH, "EPSILON, fused", "EPSILON, 1e-4, fused", "no weight decay"),
+    (
+        TORCH,
+        "            adam.step()\n",
+        "            nn.utils.clip_grad_norm_(model.parameters(), 5.0)\n            adam.step()\n",
+        "no clipping",
+    ),
+]
+EPOCHS = [
+    (["gluon", "sym", "torch"], "for epoch in range(epochs):", "for epoch in range(min(epochs, 9)):", "10 epochs"),
+    (["gluon_hvd", "keras", "tf_keras", "torch_mgpu"], "EPOCHS = 10", "EPOCHS = 9", "10 epochs"),
+    (
+        ["tf_keras"],
+        "    start = time.perf_counter()\n    model.fit(",
+        "    model.fit(dataset, epochs=1, verbose=0)\n    start = time.perf_counter()\n    model.fit(",
+        "no epoch before the clock",
+    ),
+]
+CLOCK = [
+    (
+        ["gluon", "gluon_hvd", "sym"],
+        f"        loss = loss_sum.asscalar() / (len(images) // batch_size)\n{LATE}",
+        f"{LATE}        loss = loss_sum.asscalar() / (len(images) // batch_size)\n",
+        "an epoch's seconds end when the device is done",
+    ),
+    (
+        ["gluon_ds"],
+        f"        loss = loss_sum.asscalar() / len(batches)\n{LATE}",
+        f"{LATE}        loss = loss_sum.asscalar() / len(batches)\n",
+        "an epoch's seconds end when the device is done",
+    ),
+    (
+        ["gluon_ds_mgpu"],
+        f"        loss = np.mean([x.asscalar() for x in loss_sums]) / len(batches)  # two devices: the mean\n{LATE}",
+        f"{LATE}        loss = np.mean([x.asscalar() for x in loss_sums]) / len(batches)  # two devices: the mean\n",
+        "an epoch's seconds end when the device is done",
     ),
     (
         ["gluon_mgpu", "sym_mgpu"],
-        "gpus < count else mx.gpu(i)",
-        "gpus < 1 else mx.gpu(i)",
+        f"        loss = np.mean([x.asscalar() for x in loss_sums]) / (len(images) // batch_size)  # two devices: the mean\n{LATE}",
+        f"{LATE}        loss = np.mean([x.asscalar() for x in loss_sums]) / (len(images) // batch_size)  # two devices: the mean\n",
+        "an epoch's seconds end when the device is done",
+    ),
+    (
+        ["torch"],
+        f"        loss = loss_sum.item() / steps\n{LATE}",
+        f"{LATE}        loss = loss_sum.item() / steps\n",
+        "an epoch's seconds end when the device is done",
+    ),
+    (
+        ["torch_mgpu"],
+        f"        loss = loss_sum.item() / ranks / steps\n{LATE}",
+        f"{LATE}        loss = loss_sum.item() / ranks / steps\n",
+        "an epoch's seconds end when the device is done",
+    ),
+    (
+        ["gluon", "gluon_mgpu", "gluon_hvd", *SYM],
+        "        batches.reset()  # reshuffles\n",
+        f"        batches.reset()  # reshuffles\n{EPOCH}",
+        "an epoch's seconds start before it",
+    ),
+    (
+        ["gluon_ds"],
+        "            label = label.as_in_context(device)\n",
+        (
+            "            label = label.as_in_context(device)\n"
+            "            epoch_start = max(epoch_start, start) if epoch_start > start + 9 else time.perf_counter()\n"
+        ),
+        "an epoch's seconds start before it",
+    ),
+    (
+        [*KERAS, *TF],
+        "    def on_epoch_begin(self, epoch, logs=None):\n        self.start = time.perf_counter()\n",
+        "    def on_batch_end(self, batch, logs=None):\n        if batch == 0:\n            self.start = time.perf_counter()\n",
+        "an epoch's seconds start before it",
+    ),
+    (
+        ["torch"],
+        (
+            "    torch.get_device_module(device).synchronize()\n    start = time.perf_counter()\n"
+            "    images = torch.as_tensor(images, device=device)\n"
+        ),
+        (
+            "    images = torch.as_tensor(images, device=device)\n"
+            "    torch.get_device_module(device).synchronize()\n    start = time.perf_counter()\n"
+        ),
+        "copies are in the clock",
+    ),
+    (
+        ["torch_mgpu"],
+        "    dist.barrier()  # two devices: the clock starts",
+        "    images = torch.as_tensor(images, device=device)\n    dist.barrier()  # two devices: the clock starts",
+        "copies are in the clock",
+    ),
+    (
+        ["gluon", "gluon_hvd", "sym"],
+        "mx.io.NDArrayIter(images, labels, batch_size, shuffle",
+        "mx.io.NDArrayIter(mx.nd.array(images, device), labels, batch_size, shuffle",
+        "copies are in the clock",
+    ),
+    (
+        ["gluon_mgpu", "sym_mgpu"],
+        "mx.io.NDArrayIter(images, labels, batch_size, shuffle",
+        "mx.io.NDArrayIter(mx.nd.array(images, devices[0]), labels, batch_size, shuffle",
+        "copies are in the clock",
+    ),
+    (
+        ["gluon_ds", "gluon_ds_mgpu"],
+        'last_batch="discard", **options)',
+        'last_batch="discard", auto_reload=True, **options)',
+        "batching is in the clock",
+    ),
+    (
+        TF,
+        "    start = time.perf_counter()\n    model.fit(",
+        "    dataset = dataset.cache()\n    list(dataset)\n    start = time.perf_counter()\n    model.fit(",
+        "batching is in the clock",
+    ),
+    (
+        ["torch"],
+        "    model.train()\n",
+        "    model.train()\n    model(torch.zeros(batch_size, 1, 28, 28))\n",
+        "no step before the clock",
+    ),
+    (
+        ["gluon"],
+        "    mx.nd.waitall()\n    start",
+        "    model(mx.nd.zeros((batch_size, 1, 28, 28), device))\n    mx.nd.waitall()\n    start",
+        "compilation is in the clock",
+    ),
+]
+RANKS = [
+    (["gluon_hvd"], "LEARNING_RATE * hvd.size()", "LEARNING_RATE * hvd.local_size()", "a rate by all ranks"),
+    (
+        ["gluon_hvd"],
+        "images[hvd.rank() :: hvd.size()][:n], labels[hvd.rank() :: hvd.size()][:n]",
+        "images[hvd.local_rank() :: hvd.size()][:n], labels[hvd.local_rank() :: hvd.size()][:n]",
+        "every size-th image from r",
+    ),
+    (
+        ["gluon_hvd"],
+        "n = len(images) // hvd.size()",
+        "n = len(images) // hvd.local_size()",
+        "every rank the same number",
+    ),
+    (["gluon_hvd"], "seed + 1_000_000 * hvd.rank()", "seed + 1_000_000 * hvd.local_rank()", "the ranks' seeds differ"),
+    (
+        ["gluon_hvd"],
+        "{n} x {args.batch_size}",
+        "{hvd.local_size()} x {args.batch_size}",
+        "the first line says the batch",
+    ),
+    (
+        ["torch_mgpu"],
+        "LEARNING_RATE * ranks",
+        'LEARNING_RATE * int(os.environ["LOCAL_WORLD_SIZE"])',
+        "a rate by all ranks",
+    ),
+    (
+        ["torch_mgpu"],
+        "    rank, ranks = dist.get_rank(), dist.get_world_size()\n    n =",
+        '    rank, ranks = int(os.environ["LOCAL_RANK"]), dist.get_world_size()\n    n =',
+        "every size-th image from r",
+    ),
+    (["torch_mgpu"], "args.seed + 1_000_000 * rank", "args.seed + 1_000_000 * local_rank", "the ranks' seeds differ"),
+]
+SHUFFLE = [
+    (TF, ".shuffle(len(images))", ".shuffle(100)", "a shuffle of all images"),
+    (TF, ".shuffle(len(images))", ".shuffle(10_000)", "a shuffle of all images"),
+    (
+        TF,
+        ".shuffle(len(images))",
+        ".shuffle(len(images), reshuffle_each_iteration=False)",
+        "reshuffled before every epoch",
+    ),
+    (
+        KERAS,
+        "callbacks=[ReportEpoch()])",
+        'callbacks=[ReportEpoch()], shuffle="batch")',
+        "a shuffle of images, not batches",
+    ),
+    (
+        ["gluon_ds"],
+        "shuffle=True",
+        "sampler=gluon.data.IntervalSampler(len(dataset), 7)",
+        "reshuffled before every epoch",
+    ),
+    (
+        ["gluon_ds_mgpu"],
+        "shuffle=True",
+        "sampler=[i + j for i in range(0, len(dataset), 1000) for j in np.random.permutation(min(1000, len(dataset) - i))]",
+        "a shuffle of all images",
+    ),
+    (
+        ["gluon", "gluon_mgpu", "sym", "gluon_hvd"],
+        "        batches.reset()  # reshuffles\n",
+        (
+            "        batches.reset()  # reshuffles\n"
+            "        order = np.concatenate([np.random.permutation(x) for x in np.array_split(np.arange(len(images)), 60)])\n"
+            '        batches.data = [("data", mx.nd.array(images[order]))]\n'
+            '        batches.label = [("softmax_label", mx.nd.array(labels[order]))]\n'
+        ),
+        "a shuffle of all images",
+    ),
+    (
+        ["torch"],
+        "torch.randperm(len(images), device=device)",
+        "torch.cat([half[torch.randperm(len(half))] for half in torch.arange(len(images)).tensor_split(2)])",
+        "a shuffle of all images",
+    ),
+    (
+        ["torch_mgpu"],
+        "torch.randperm(len(images), device=device)",
+        "torch.arange(len(images)).roll(int(torch.randperm(len(images))[0]))",
+        "a shuffle, not another start",
+    ),
+]
+MXNET_IMPORT = "import mxnet as mx\n"
+FAST = [
+    (
+        ["gluon", "gluon_ds_mgpu", "gluon_hvd", "keras", "sym_mgpu"],
+        MXNET_IMPORT,
+        f'os.environ["MXNET_MKLDNN_ENABLED"] = "0"\n{MXNET_IMPORT}',
+        "MXNet's fast kernels",
+    ),
+    (
+        ["gluon_mgpu", "sym"],
+        MXNET_IMPORT,
+        f'os.environ["DNNL_MAX_CPU_ISA"] = "SSE41"\n{MXNET_IMPORT}',
+        "all of the CPU",
+    ),
+    (
+        ["gluon_ds", "sym"],
+        MXNET_IMPORT,
+        f'os.environ["MXNET_ENGINE_TYPE"] = "NaiveEngine"\n{MXNET_IMPORT}',
+        "MXNet's engine",
+    ),
+    (
+        ["gluon", "keras_mgpu"],
+        MXNET_IMPORT,
+        f'{MXNET_IMPORT}import ctypes\nctypes.CDLL("libgomp.so.1").omp_set_num_threads(1)\n',
+        "as many threads as it says",
+    ),
+    (TF, '"TF_CPP_MIN_LOG_LEVEL": "2"', '"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"', "oneDNN"),
+    (
+        ["tf_keras"],
+        '"TF_CPP_MIN_LOG_LEVEL": "2"',
+        '"TF_CPP_MIN_LOG_LEVEL": "2", "ONEDNN_MAX_CPU_ISA": "SSE41"',
+        "all of the CPU",
+    ),
+    (["tf_keras"], "parallelism_threads(int(THREADS))", "parallelism_threads(1)", "as many threads as it says"),
+    (TORCH, "from torch import nn\n", "from torch import nn\n\ntorch.backends.mkldnn.enabled = False\n", "oneDNN"),
+    (["torch"], "import torch\n", 'os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"\nimport torch\n', "all of the CPU"),
+    (
+        ["torch"],
+        "from torch import nn\n",
+        "from torch import nn\n\ntorch.set_num_threads(1)\n",
+        "as many threads as it says",
+    ),
+    (TORCH, ", fused=True", "", "Adam in one kernel"),
+    (
+        ["gluon"],
+        'nn.Conv2D(64, 3, in_channels=32, activation="relu"),',
+        'nn.Conv2D(64, 3, in_channels=32),\n        nn.HybridLambda("relu"),',
+        "oneDNN's ReLU",
+    ),
+]
+WHERE = [
+    (["gluon_ds", "gluon_ds_mgpu"], '"num_workers": WORKERS', '"num_workers": 0', "worker processes"),
+    (["gluon_ds"], "WORKERS = 2", "WORKERS = 1", "two worker processes"),
+    (["gluon_ds_mgpu"], '"num_workers": WORKERS', '"num_workers": WORKERS, "thread_pool": True', "worker processes"),
+    (["sym", "sym_mgpu"], "mx.mod.Module(x, context=", "mx.mod.Module(x, context=[mx.cpu(0)] or ", "the devices found"),
+    (
+        ["gluon"],
+        "        logits = model(mx.nd.array(images[i : i + batch_size], device))",
+        (
+            "        model.collect_params().reset_ctx(mx.cpu(0))\n"
+            "        logits = model(mx.nd.array(images[i : i + batch_size], mx.cpu(0)))"
+        ),
+        "evaluation on the device",
+    ),
+    (["tf_keras_mgpu"], "MirroredStrategy(devices)", "MirroredStrategy(devices[:1])", "two devices"),
+    ([*GLUON[:3], *SYM, *KERAS, *TF, *TORCH], "255, dtype=np.float32", "255, dtype=np.float64", "float32 throughout"),
+    (
+        ["gluon", "sym", "keras", "tf_keras", "torch"],
+        "255, dtype=np.float32",
+        "255, dtype=np.float16",
+        "float32 throughout",
+    ),
+    (
+        ["gluon_ds", "gluon_ds_mgpu"],
+        "to_tensor = gluon.data.vision.transforms.ToTensor()",
+        'to_tensor = lambda x: gluon.data.vision.transforms.ToTensor()(x).astype("float64")',
+        "float32 throughout",
+    ),
+]
+MODULES = [
+    (["gluon", "gluon_ds", "sym", "tf_keras", "torch"], 'if kind != "cpu":', "if True:", "--device cpu is a CPU"),
+    (
+        ["gluon_mgpu", "sym_mgpu"],
+        "mx.cpu(i) if fault or gpus < count",
+        "mx.cpu(i) if fault or gpus < 1",
         "auto: GPUs if enough are visible",
     ),
     (
-        ["keras", "gluon_ds"],
-        'if kind == "gpu" and not gpus:',
-        'if kind == "gpu" and gpus < 0:',
+        ["keras", "gluon_ds", "torch"],
+        'if kind == "gpu" and (fault or not gpus):',
+        'if kind == "gpu" and fault:',
         "gpu with too few is an error",
     ),
-    (["tf_keras"], '"cpu" if kind == "cpu" or not gpus', '"cpu" if not gpus', "--device cpu is a CPU"),
-    (["gluon_hvd"], "mx.gpu(hvd.local_rank())", "mx.gpu(0)", "one device per rank"),
-    (["keras_mgpu"], "({i})", "(0)", "two devices are two"),
-    (["torch"], '"cpu" if kind == "cpu" or not gpus', '"cpu" if not gpus', "--device cpu is a CPU"),
-    (
-        ["torch_mgpu"],
-        'gpus < count else torch.device("cuda", i)',
-        'gpus < 1 else torch.device("cuda", i)',
-        "GPUs if enough",
-    ),
+    (["gluon_hvd"], "else mx.gpu(hvd.local_rank())", "else mx.gpu(0)", "one device per rank"),
+    (["keras_mgpu"], 'else f"gpu({i})"', 'else f"gpu(0)"', "two devices are two"),
+    (["torch_mgpu"], 'torch.device("cuda", local_rank)', 'torch.device("cuda", 0)', "one device per process"),
+    (["torch_mgpu"], "fault or gpus < local_ranks else", "fault or gpus < 1 else", "GPUs if enough"),
+    (["gluon_mgpu"], "not 0 <= args.seed < 2**31", "False", "a seed below 0 ends with one line"),
+    (["tf_keras_mgpu"], "if n < 1 or", "if", "--devices 0 ends with one line"),
 ]
 LOADER = [
-    (["gluon"], "or y.max() > 9", "or y.max() > 10", "labels 0 to 9"),
+    (["gluon"], "y.max() >= CLASSES", "y.max() > CLASSES", "labels 0 to 9"),
     (["gluon"], "x.shape != (y.size, 28, 28) or ", "", "28 x 28, images and labels of the same number"),
     (["gluon"], "np.load(path)", "np.load(path, allow_pickle=True)", "nothing is unpickled"),
     (["gluon"], "pooch.retrieve(URL, SHA256,", "pooch.retrieve(URL, None,", "SHA-256"),
@@ -384,19 +764,17 @@ USER = [
         "pass",
         "Ctrl-C ends the process at once by the signal",
     ),
-    (["gluon_mgpu"], "not 0 <= args.seed < 2**31", "False", "a seed below 0 ends with one line"),
-    (["tf_keras_mgpu"], "if n < 1 or", "if", "--devices 0 ends with one line"),
 ]
 PROCESSES = [
-    (TORCH, "ctypes.CDLL(None).mallopt(-4, 0)", "pass", "page faults are avoided"),
-    (["torch_mgpu"], "and not parent.is_alive()", "and False", "no process is left"),
-    (["torch_mgpu"], "    os.sched_setaffinity(0, ", "    print if 0 else (0, ", "processes share a host's CPUs"),
+    (TORCH, "libc.mallopt(-4, 0)", "pass", "page faults are avoided"),
     (
         ["torch_mgpu"],
-        "or len(os.sched_getaffinity(0))",
-        "or 1 + len(os.sched_getaffinity(0))",
-        "a rank its share of threads",
+        "    if not torch.multiprocessing.parent_process().is_alive():",
+        "    if False:",
+        "no process is left",
     ),
+    (["torch_mgpu"], "    bind_to_cores(local_rank, local_ranks)", "    pass", "processes share a host's cores"),
+    (["torch_mgpu"], "max(1, CORES // local_ranks)", "1 + CORES // local_ranks", "a rank its share of threads"),
 ]
 
 
@@ -405,12 +783,39 @@ def script_of(name):
     return f"mnist_{name}.py" if name.startswith(("tf_", "torch")) else f"mnist_mx_{name}.py"
 
 
+TABLES = {
+    "WORK": WORK,
+    "RATE": RATE,
+    "EPOCHS": EPOCHS,
+    "CLOCK": CLOCK,
+    "RANKS": RANKS,
+    "SHUFFLE": SHUFFLE,
+    "FAST": FAST,
+    "WHERE": WHERE,
+    "MODULES": MODULES,
+    "LOADER": LOADER,
+    "USER": USER,
+    "PROCESSES": PROCESSES,
+}
+ASKED = {  # the tests of test_work.py that must see a kind, and the probe's runs that they need; of other kinds: all
+    "RATE": ("learning_rate", "long"),
+    "EPOCHS": ("learning_rate", "long"),
+    "CLOCK": ("clock or copies_count or epoch_seconds", "steps still"),
+    "SHUFFLE": ("any_image", "order"),
+    "FAST": ("fast_kernels or threads_compute or runs_ahead or one_kernel", "steps first again"),
+    "WHERE": ("types or devices_that_were_found or worker_processes", "still order"),
+}
+
+
 def tests_of(kind, script):
     """Return the arguments of pytest for the tests that can see a mutant of a script."""
     devices = 2 if "_mgpu" in script or "_hvd" in script else 1
+    if kind in ASKED:
+        return ["tests/test_work.py", "-k", f"{script}-{devices} and ({ASKED[kind][0]})"]
     return {
         "WORK": ["tests/test_work.py", "-k", f"{script}-{devices}"],
-        "DEVICES": ["tests/test_devices.py"],
+        "RANKS": ["tests/test_work.py", "-k", f"{script}-{devices}"],
+        "MODULES": ["tests/test_modules.py", "-k", script],
         "LOADER": ["tests/test_loader.py"],
         "PROCESSES": ["tests/test_torch.py"],
         "USER": ["tests/test_user.py", "-k", f"{script} or mistakes"],
@@ -419,8 +824,7 @@ def tests_of(kind, script):
 
 def mutants(names):
     """Return (kind of tests, script, old text, new text, sentence) of the scripts named, or of all."""
-    tables = {"WORK": WORK, "DEVICES": DEVICES, "LOADER": LOADER, "USER": USER, "PROCESSES": PROCESSES}
-    found = [(kind, name, *rest) for kind, rows in tables.items() for scripts, *rest in rows for name in scripts]
+    found = [(kind, name, *rest) for kind, rows in TABLES.items() for scripts, *rest in rows for name in scripts]
     return [(kind, script_of(name), *rest) for kind, name, *rest in found if not names or name in names]
 
 
@@ -440,7 +844,9 @@ def try_one(folder, kind, script, old, new):
         f"cache_dir={ROOT / '.pytest_cache'}",
         *tests_of(kind, script),
     ]
-    environment = os.environ | {"ENVIRONMENTS_OF": str(ROOT)}  # the copy's scripts need no environments of their own
+    environment = {"ENVIRONMENTS_OF": str(ROOT)} | os.environ  # the copy's scripts need no environments of their own
+    if kind in ASKED:
+        environment["PROBE_RUNS"] = ASKED[kind][1]
     log = folder / "mutant.log"
     try:
         with log.open("w") as out:
