@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import loky
+import numpy as np
 import pytest
 from conftest import ROOT, SCRIPTS, draw_digits, error_line, python_of
 
@@ -320,12 +321,12 @@ def busy_threads(process, seconds=1.5):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_busy_threads_and_a_reader_that_stops(digits, script):
+def test_busy_threads_and_a_reader_that_stops(few_digits, script):
     """As many threads compute as the first line names, and the run ends with the first line that nobody reads.
 
     As under `| head -1`: without a traceback, and no process is left.
     """
-    process = start(script, digits, "--epochs", 999)
+    process = start(script, few_digits, "--epochs", 9999)
     threads = int(re.search(r" (\d+) threads,", process.stdout.readline())[1])
     process.stdout.readline()
     busy = busy_threads(process)
@@ -339,9 +340,9 @@ def test_busy_threads_and_a_reader_that_stops(digits, script):
 
 
 @pytest.mark.parametrize("script", [*FEW, "mnist_mx_sym.py", "mnist_tf_keras_mgpu.py"])
-def test_one_thread(digits, script):
+def test_one_thread(few_digits, script):
     """With one thread one computes, though more CPUs are there."""
-    process = start(script, digits, "--epochs", 999, OMP_NUM_THREADS="1")
+    process = start(script, few_digits, "--epochs", 9999, OMP_NUM_THREADS="1")
     try:
         assert " 1 threads, " in process.stdout.readline()
         process.stdout.readline()
@@ -420,3 +421,16 @@ def test_threads_on_other_machines(monkeypatch, mask, cores, quota, version, exp
     monkeypatch.setattr(context, "physical_cores_cache", None)
     monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
     assert loky.cpu_count(only_physical_cores=True) == expected
+
+
+@pytest.mark.parametrize(
+    "script", ["mnist_mx_gluon.py", "mnist_tf_keras_mgpu.py", "mnist_mx_gluon_hvd.py", "mnist_torch_mgpu.py"]
+)
+def test_images_that_somebody_has_scaled(tmp_path, tiny_digits, script):
+    """Bytes of 0 and 1 are trained on, and said in one line."""
+    with np.load(tiny_digits / "mnist.npz") as file:
+        arrays = {name: file[name] // 128 if name.startswith("x") else file[name] for name in file.files}
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    status, _, err = finish(start(script, tmp_path, "--epochs", 1))
+    assert status == 0, err
+    assert len([line for line in err.splitlines() if line.startswith("warning: ") and "0 to 255" in line]) == 1, err

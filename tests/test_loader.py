@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -315,6 +316,30 @@ def npy():
     return file.getvalue()
 
 
+def without_images():
+    """Return the bytes of a file whose sets are both empty."""
+    return npz({name: array[:0] for name, array in good_arrays().items()})
+
+
+FOREIGN_FILES = {  # content, what must be said of it
+    "other arrays": (npz({"data": np.zeros(3), "target": np.zeros(3)}), "['data', 'target']"),
+    "one of the four": (npz({"x_train": np.zeros((2, 28, 28), np.uint8)}), "['x_train']"),
+    "no arrays": (other_zip(), "['README.txt']"),
+    "a name of two lines": (npz({"a\nb": np.zeros(3)}), r"a\\nb"),
+    "colour images": (npz(good_arrays() | {"x_train": np.zeros((20, 32, 32, 3), np.uint8)}), "(20, 32, 32, 3)"),
+    "empty sets": (without_images(), "0 labels"),
+    "26 letters": (npz(good_arrays() | {"y_test": np.arange(16, 26, dtype=np.uint8)}), "largest 25"),
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN_FILES)
+def test_foreign_file(tmp_path, load_at_once, foreign):
+    """The one line says what was found and what is needed."""
+    content, found = FOREIGN_FILES[foreign]
+    (tmp_path / NAME).write_bytes(content)
+    refused_file(load_at_once, tmp_path, found, "x_train", "y_test", "uint8", "(n, 28, 28)", "labels 0 to 9")
+
+
 DAMAGED_FILES = {
     "empty": b"",
     "sign-in page": b"<html>sign in to the network</html>",
@@ -386,6 +411,42 @@ def test_nothing_is_unpickled(tmp_path, load_at_once, where):
 def test_folder_in_the_way_of_the_file(tmp_path, load_at_once):
     (tmp_path / NAME).mkdir()
     refused_file(load_at_once, tmp_path, "directory")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a broken link", "a link to a folder", "a device"])
+def test_no_regular_file(tmp_path, serve, kind):
+    """Nothing is waited for, read or downloaded over it."""
+    path = tmp_path / NAME
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    else:
+        path.symlink_to({"a broken link": "nowhere", "a link to a folder": ".", "a device": "/dev/zero"}[kind])
+    refused_file(lambda folder: load(folder, url=serve(whole)), tmp_path)
+
+
+def test_link_to_a_file(tmp_path):
+    (tmp_path / "elsewhere").write_bytes(GOOD)
+    (tmp_path / NAME).symlink_to("elsewhere")
+    assert load(tmp_path)[0] == 0
+
+
+def test_home_of_nobody(serve):
+    """A user that is not there: one line, and no folder of that name."""
+    status, out, err = load("~nobody-of-this-name/x", url=serve(whole))
+    assert (status, out) == (1, "")
+    line = error_line(err, alone=True)
+    assert "~nobody-of-this-name/x" in line and "--data-dir" in line and "download" not in line
+    assert not os.path.lexists("~nobody-of-this-name")
+
+
+def test_what_fails_after_a_download_is_no_failed_download(tmp_path, serve):
+    """A file system without modes, as a USB stick's: the data is there, so the run goes on."""
+    prelude = "\ndef refuse(*_, **__):\n    raise PermissionError(1, 'Operation not permitted')\n"
+    prelude += "import pathlib\nos.chmod = pathlib.Path.chmod = refuse\n"
+    status, out, err = load(tmp_path, url=serve(whole), prelude=prelude)
+    assert (status, out.splitlines()) == (0, lines_of(good_arrays())), err
 
 
 def test_file_in_the_way_of_the_folder(tmp_path, serve):

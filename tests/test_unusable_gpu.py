@@ -1,0 +1,113 @@
+"""A GPU that a framework counts and cannot use: what it answers is patched, as there is none here.
+
+gpu ends with one line that names the reason, auto says it in one line and takes the CPU, cpu does not ask. The Horovod ranks
+and the PyTorch processes decide together.
+"""
+
+import json
+import os
+import subprocess
+
+import pytest
+from conftest import ROOT, SCRIPTS, python_of
+
+REASON = "the driver is too old"
+PROGRAM = """
+import contextlib, importlib, io, json, os, subprocess, sys, types
+
+script = importlib.import_module(sys.argv[1])
+reason, two, answers = sys.argv[2], sys.argv[1].endswith("_mgpu"), []
+many = 2 if two else 1
+
+def fail(*_, **__):
+    message = "Traceback (most recent call last):\\\\n  File x.cc\\\\nCUDA: " + reason
+    if hasattr(script, "mx"):
+        raise script.mx.MXNetError(message)
+    raise RuntimeError("CUDA: " + reason + "\\\\nFor debugging consider CUDA_LAUNCH_BLOCKING=1")
+
+def never(*_, **__):
+    raise AssertionError("--device cpu asks for GPUs")
+
+def ask(kind, patches, others=()):
+    out, err, end = io.StringIO(), io.StringIO(), None
+    with contextlib.ExitStack() as undo, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for owner, name, value in patches:
+            undo.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        try:
+            if hasattr(script, "hvd"):
+                script.hvd.local_size, script.hvd.local_rank = lambda: 1, lambda: 0
+                script.hvd.allgather_object = lambda text: [text, *others]
+                found = script.find_device(kind)
+            elif hasattr(script, "dist"):
+                found = script.find_device(kind, 0, 1, lambda text: [text, *others])
+            else:
+                found = script.find_devices(kind, 2) if two else script.find_device(kind)
+        except SystemExit as exit:
+            found = exit.code
+    answers.append([str(found), out.getvalue(), err.getvalue()])
+
+if hasattr(script, "mx"):
+    context, nd = script.mx.context, script.mx.nd
+    counted = [(context, "num_gpus", lambda: many), (nd, "ones", fail)]
+    uncounted = [(context, "num_gpus", fail)]
+    asked = [(context, "num_gpus", never)]
+    fine = [(context, "num_gpus", lambda: many), (nd, "ones", lambda *_: types.SimpleNamespace(wait_to_read=lambda: None))]
+elif hasattr(script, "torch"):
+    torch = script.torch
+    counted = [(torch.cuda, "device_count", lambda: many), (torch, "ones", fail)]
+    uncounted = [(torch.cuda, "device_count", fail)]
+    asked = [(torch.cuda, "device_count", never)]
+    fine = [(torch.cuda, "device_count", lambda: many), (torch, "ones", lambda *_, **__: types.SimpleNamespace(cpu=lambda: None))]
+else:
+    config = script.tf.config
+    cpus = config.list_physical_devices("CPU")
+    done = types.SimpleNamespace(returncode=1, stderr="chatter\\\\nInternalError: " + reason + "\\\\n")
+    listed = (config, "list_physical_devices", lambda kind: cpus if kind == "CPU" else ["GPU"] * many)
+    visible = (config, "set_visible_devices", lambda *_: None)
+    logical = (config, "set_logical_device_configuration", lambda *_: None)
+    counted = [listed, visible, logical, (subprocess, "run", lambda *_, **__: done)]
+    uncounted = counted
+    asked = [visible, logical, (config, "list_physical_devices", lambda kind: cpus if kind == "CPU" else never())]
+    fine = [listed, visible, logical, (subprocess, "run", lambda *_, **__: types.SimpleNamespace(returncode=0))]
+    for name in ("set_memory_growth", "enable_tensor_float_32_execution"):
+        fine.append((config.experimental, name, lambda *_: None))
+for kind, patches in (("gpu", counted), ("auto", counted), ("gpu", uncounted), ("auto", uncounted), ("cpu", asked), ("auto", fine)):
+    ask(kind, patches)
+if hasattr(script, "hvd") or hasattr(script, "dist"):
+    for kind in ("auto", "gpu"):
+        ask(kind, fine, ["needs 1 x gpu, the other sees 0"])
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_gpu_that_cannot_be_used(script):
+    command = [
+        python_of(script),
+        "-W",
+        "ignore",
+        "-c",
+        PROGRAM.replace("\\\\n", "\\n"),
+        script.removesuffix(".py"),
+        REASON,
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert not any(out for _, out, _ in answers)
+    for end, _, err in (answers[0], answers[2]):
+        assert end.startswith("error: --device gpu needs ") and REASON in end and end.endswith("; use --device cpu")
+        assert len(end.splitlines()) == 1 and "Traceback" not in end
+        assert err == ""
+    for found, _, err in (answers[1], answers[3]):
+        assert "cpu" in found and "gpu" not in found and "cuda" not in found
+        assert len(err.splitlines()) == 1 and REASON in err and "CPU" in err
+    found, _, err = answers[4]
+    assert "cpu" in found and err == ""
+    found, _, err = answers[5]
+    assert ("gpu" in found or "cuda" in found) and err == ""
+    for (found, _, _), expected in zip(
+        answers[6:], ("cpu", "error: --device gpu needs 1 x gpu, the other sees 0"), strict=False
+    ):
+        assert found.startswith(expected)
