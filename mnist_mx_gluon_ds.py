@@ -99,7 +99,7 @@ to_tensor = gluon.data.vision.transforms.ToTensor()
 
 
 def build_batches(images, labels, batch_size):
-    """Return a DataLoader of images (n, 28, 28) and labels (n,), both uint8, in batches that worker processes assemble."""
+    """Return a DataLoader of images (n, 28, 28) and labels (n,), both uint8, whose workers assemble batches."""
     sizes = np.array([images[0].size, 4]) * batch_size  # bytes of a batch's images and labels, each in pages of its own
     # a CPU may be an epoch behind: the batches that it has not reached yet are all in shared memory
     needed = len(images) // batch_size * int(np.sum(-(-sizes // 4096))) * 4096 / 2**20
@@ -111,7 +111,7 @@ def build_batches(images, labels, batch_size):
     workers = multiprocessing.active_children()
 
     def end():
-        """End the run where a worker was killed: train would wait for its batch, and another worker in its place too."""
+        """End the run where a worker was killed: train would wait for its batch."""
         if any(worker.exitcode not in (None, 0, -signal.SIGTERM) for worker in workers):
             text = f"a worker of DataLoader was killed: free memory, and {needed:.0f} MiB in /dev/shm"
             print(f"error: {text}", file=sys.stderr, flush=True)
@@ -124,7 +124,7 @@ def build_batches(images, labels, batch_size):
 
 
 def to_batch(samples):
-    """Return n pairs of an image (28, 28) and a label, all uint8, as one of (n, 28, 28, 1), uint8, and (n,), float32."""
+    """Return n pairs of an image (28, 28) and a label, all uint8, as (n, 28, 28, 1), uint8, and (n,), float32."""
     images, labels = zip(*samples)
     return mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8), mx.nd.array(labels)
 
@@ -204,10 +204,10 @@ def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
-    if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
-        sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
     if train_images.max() <= 1:
         print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
+    if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
+        sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
     device = find_device(args.device)
     where = f"1 x {device.device_type}, {THREADS} threads, batch 1 x {args.batch_size}"
     versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"

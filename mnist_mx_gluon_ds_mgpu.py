@@ -101,7 +101,7 @@ to_tensor = gluon.data.vision.transforms.ToTensor()
 
 
 def build_batches(images, labels, batch_size):
-    """Return a DataLoader of images (n, 28, 28) and labels (n,), both uint8, in batches that worker processes assemble."""
+    """Return a DataLoader of images (n, 28, 28) and labels (n,), both uint8, whose workers assemble batches."""
     sizes = np.array([images[0].size, 4]) * batch_size  # bytes of a batch's images and labels, each in pages of its own
     # a CPU may be an epoch behind: the batches that it has not reached yet are all in shared memory
     needed = len(images) // batch_size * int(np.sum(-(-sizes // 4096))) * 4096 / 2**20
@@ -113,7 +113,7 @@ def build_batches(images, labels, batch_size):
     workers = multiprocessing.active_children()
 
     def end():
-        """End the run where a worker was killed: train would wait for its batch, and another worker in its place too."""
+        """End the run where a worker was killed: train would wait for its batch."""
         if any(worker.exitcode not in (None, 0, -signal.SIGTERM) for worker in workers):
             text = f"a worker of DataLoader was killed: free memory, and {needed:.0f} MiB in /dev/shm"
             print(f"error: {text}", file=sys.stderr, flush=True)
@@ -126,7 +126,7 @@ def build_batches(images, labels, batch_size):
 
 
 def to_batch(samples):
-    """Return n pairs of an image (28, 28) and a label, all uint8, as one of (n, 28, 28, 1), uint8, and (n,), float32."""
+    """Return n pairs of an image (28, 28) and a label, all uint8, as (n, 28, 28, 1), uint8, and (n,), float32."""
     images, labels = zip(*samples)
     return mx.nd.array(np.stack(images)[..., np.newaxis], dtype=np.uint8), mx.nd.array(labels)
 
@@ -184,7 +184,7 @@ def find_devices(kind, count):  # two devices: or more
         sys.exit(f"error: --device gpu needs {count} x gpu, MXNet sees {gpus}{fault}; use --device cpu")
     if fault:
         print(f"on the CPU, as MXNet sees {gpus} x gpu{fault}", file=sys.stderr)
-    return [mx.cpu(i) if fault or gpus < count else mx.gpu(i) for i in range(count)]
+    return [mx.cpu(i) if fault or gpus < count else mx.gpu(i) for i in range(count)]  # two devices: count
 
 
 def parse_args():
@@ -207,12 +207,12 @@ def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
+    if train_images.max() <= 1:
+        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     n = args.devices  # two devices: or as many as --devices says
     most = len(train_images) // max(n, 1)  # two devices: a batch for each
     if n < 1 or args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs and --devices 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
-    if train_images.max() <= 1:
-        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     devices = find_devices(args.device, n)
     where = f"{n} x {devices[0].device_type}, {THREADS} threads, batch {n} x {args.batch_size}"
     versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"
@@ -220,7 +220,7 @@ def main():
     print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
-    batches = build_batches(train_images, train_labels, n * args.batch_size)
+    batches = build_batches(train_images, train_labels, n * args.batch_size)  # two devices: the global batch
     model = build_model(devices)
     seconds = train(model, batches, args.epochs, args.batch_size, devices)
     accuracy = evaluate(model, test_images, test_labels, args.batch_size, devices)

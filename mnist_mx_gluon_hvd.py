@@ -39,7 +39,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
 import loky
 
-# Horovod: a rank has a launcher that answers; without one, what an earlier launcher left in the shell counts for nothing
+# Horovod: a rank has a launcher that answers; what an earlier one left in the shell counts for nothing
 if address := os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):
     try:
         socket.create_connection((address, os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")), timeout=10).close()
@@ -182,8 +182,9 @@ def load_mnist(data_dir):
     return arrays
 
 
+# Horovod: the ranks of a host share its cores, and all compare what they have loaded
 def bind_to_cores(rank, ranks):
-    """Bind this process, one of some ranks of this host, to physical cores of its own; where Linux cannot, do nothing."""
+    """Bind this process, one of the ranks of this host, to physical cores of its own, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         cpus = choose_cpus({cpu: find_siblings(cpu) for cpu in os.sched_getaffinity(0)}, rank, ranks)
         for thread in os.listdir("/proc/self/task"):
@@ -262,6 +263,8 @@ def main():
     hvd.init()  # Horovod: meets the other ranks
     bind_to_cores(hvd.local_rank(), hvd.local_size())  # Horovod: threads that wander make all ranks wait for one
     train_images, train_labels, test_images, test_labels = data = load_mnist(args.data_dir)
+    if train_images.max() <= 1 and hvd.rank() == 0:  # Horovod: one report
+        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     n = hvd.size()  # Horovod: the number of ranks
     mine = f"{describe(data)}, --epochs {args.epochs}, --batch-size {args.batch_size}"
     if set(hvd.allgather_object(mine)) != {mine}:  # Horovod: or ranks would wait for each other for ever
@@ -269,10 +272,8 @@ def main():
     most = len(train_images) // n  # Horovod: a batch for each
     if args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
-    if train_images.max() <= 1 and hvd.rank() == 0:  # Horovod: one report
-        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     device = find_device(args.device)
-    where = f"{n} x {device.device_type}, {THREADS} threads, batch {n} x {args.batch_size}"
+    where = f"{n} x {device.device_type}, {THREADS} threads, batch {n} x {args.batch_size}"  # Horovod: n ranks
     versions = f"horovod {horovod.__version__}, mxnet {mx.__version__}, python {sys.version.split()[0]}"
     name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     if hvd.rank() == 0:  # Horovod: one report

@@ -153,7 +153,7 @@ def find_devices(kind, count):  # two devices: or more
         sys.exit(f"error: --device gpu needs {count} x gpu, MXNet sees {gpus}{fault}; use --device cpu")
     if fault:
         print(f"on the CPU, as MXNet sees {gpus} x gpu{fault}", file=sys.stderr)
-    return [mx.cpu(i) if fault or gpus < count else mx.gpu(i) for i in range(count)]
+    return [mx.cpu(i) if fault or gpus < count else mx.gpu(i) for i in range(count)]  # two devices: count
 
 
 def parse_args():
@@ -176,12 +176,12 @@ def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
+    if train_images.max() <= 1:
+        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     n = args.devices  # two devices: or as many as --devices says
     most = len(train_images) // max(n, 1)  # two devices: a batch for each
     if n < 1 or args.epochs < 1 or not 1 <= args.batch_size <= most or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs and --devices 1 or more, --batch-size 1 to {most}, --seed 0 to {2**31 - 1}")
-    if train_images.max() <= 1:
-        print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     devices = find_devices(args.device, n)
     where = f"{n} x {devices[0].device_type}, {THREADS} threads, batch {n} x {args.batch_size}"
     versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"

@@ -168,10 +168,10 @@ def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
-    if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
-        sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
     if train_images.max() <= 1:
         print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
+    if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
+        sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
     device = find_device(args.device)
     where = f"1 x {device.device_type}, {THREADS} threads, batch 1 x {args.batch_size}"
     versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"

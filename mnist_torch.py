@@ -140,7 +140,7 @@ def load_mnist(data_dir):
 
 
 def keep_freed_memory():
-    """Let glibc keep what is freed: it maps and unmaps large tensors, whose page faults double a step's time on a CPU."""
+    """Let glibc keep what is freed: it unmaps large tensors, and page faults double a step's time on a CPU."""
     libc = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(libc, "mallopt"):  # mallopt(3)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: large tensors come from the heap
@@ -183,18 +183,18 @@ def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
     train_images, train_labels, test_images, test_labels = load_mnist(args.data_dir)
-    if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
-        sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
     if train_images.max() <= 1:
         print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
+    if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
+        sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
     device = find_device(args.device)
+    torch.set_num_threads(int(THREADS))
+    keep_freed_memory()
     kind = device.type.replace("cuda", "gpu")
     where = f"1 x {kind}, {THREADS} threads, batch 1 x {args.batch_size}"
     versions = f"torch {torch.__version__}, python {sys.version.split()[0]}"
     name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
-    torch.set_num_threads(int(THREADS))
-    keep_freed_memory()
     torch.manual_seed(args.seed)
     model = build_model(device)
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)

@@ -161,15 +161,16 @@ def load_mnist(data_dir):
 
 
 def keep_freed_memory():
-    """Let glibc keep what is freed: it maps and unmaps large tensors, whose page faults double a step's time on a CPU."""
+    """Let glibc keep what is freed: it unmaps large tensors, and page faults double a step's time on a CPU."""
     libc = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(libc, "mallopt"):  # mallopt(3)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: large tensors come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes: the heap keeps what is freed
 
 
+# two devices: the processes of a host share its cores, and all compare what they have loaded
 def bind_to_cores(rank, ranks):
-    """Bind this process, one of some ranks of this host, to physical cores of its own; where Linux cannot, do nothing."""
+    """Bind this process, one of the ranks of this host, to physical cores of its own, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         cpus = choose_cpus({cpu: find_siblings(cpu) for cpu in os.sched_getaffinity(0)}, rank, ranks)
         for thread in os.listdir("/proc/self/task"):
@@ -209,7 +210,7 @@ def describe(arrays):
 
 
 def find_device(kind, local_rank, local_ranks, exchange):
-    """Return the process's PyTorch device; kind is "cpu", "gpu", or "auto": GPUs if all processes can use one, else CPU.
+    """Return the process's device; kind is "cpu", "gpu", or "auto": GPUs if all processes can use one, else CPU.
 
     exchange takes this process's text and returns those of all.
     """
@@ -241,7 +242,7 @@ def parse_args():
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="%(default)s")
     parser.add_argument("--devices", type=int, default=2, metavar="N", help="%(default)s")  # two devices: or more
     args = parser.parse_args()
-    if THREADS and THREADS not in map(str, range(1, 1025)):
+    if THREADS and THREADS not in map(str, range(1, 1025)):  # two devices: or each takes its share
         sys.exit(f"error: OMP_NUM_THREADS is {THREADS}: unset it, or set it to a whole number from 1 to 1024")
     return args
 
@@ -280,7 +281,8 @@ def run(args):
     bind_to_cores(local_rank, local_ranks)  # two devices: threads that wander make all processes wait for one
     threads = int(THREADS or max(1, CORES // local_ranks))  # two devices: each process its share
     torch.set_num_threads(threads)
-    torch.get_device_module(device).set_device(device)
+    keep_freed_memory()
+    torch.get_device_module(device).set_device(device)  # two devices: its own
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=n)
     kind = device.type.replace("cuda", "gpu")
     where = f"{n} x {kind}, {threads} threads, batch {n} x {args.batch_size}"  # two devices: threads of each process
@@ -288,7 +290,6 @@ def run(args):
     name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     if rank == 0:  # two devices: one report
         print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
-    keep_freed_memory()
     torch.manual_seed(args.seed + 1_000_000 * rank)  # two devices: every process shuffles and drops differently
     model = build_model(device)
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)
@@ -300,7 +301,7 @@ def run(args):
 
 
 def start(local_rank, args):
-    """Be one of the processes that main() starts: end with it, and leave to it the one line that says what went wrong."""
+    """Be one of the processes that main() starts: end with it, and leave to it what there is to say of an error."""
     libc = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(libc, "prctl"):  # Linux
         libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the signal that comes when the first process has ended
