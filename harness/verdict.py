@@ -48,9 +48,9 @@ def say_ranked(table: Table) -> str:
 def say_unranked(table: Table) -> str:
     """Return the plain figures where there is no interval yet, and what is missing."""
     compared = [row for row in table.rows if row.is_reference or (row.relative is not None and row.flag is None)]
-    text = f"the shortest is {compared[0].seconds:.2f} s, {full_name(compared[0])}"
     if len(compared) == 1:
-        return text
+        return f"{full_name(compared[0])} took {compared[0].seconds:.2f} s, with no other to compare"
+    text = f"the shortest is {compared[0].seconds:.2f} s, {full_name(compared[0])}"
     if compared[1].relative is not None:
         text += f"; next is {full_name(compared[1])}, {format_ratio(compared[1].relative)} times as long"
     return f"{text}; no ranks and no intervals yet, as these need two rounds that share two scripts"
