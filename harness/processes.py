@@ -200,7 +200,8 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.
             stderr=subprocess.PIPE,
             env={**environment, MARK: own_mark()},
             start_new_session=True,
-            preexec_fn=lambda: prctl(SET_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0),
+            # threads or not, nothing else lets the kernel end the run if this program is killed
+            preexec_fn=lambda: prctl(SET_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0),  # noqa: PLW1509
         )
     except OSError as error:
         raise RunFailed(f"cannot start {command[0]}: {error.strerror}") from None

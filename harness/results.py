@@ -186,12 +186,13 @@ class Fields:
 
     def numbers(self, key: str, largest: float) -> tuple[float, ...]:
         """Return numbers that are separated by blanks."""
+        text = self.text(key)
         try:
-            values = tuple(float(word) for word in self.text(key).split())
+            values = tuple(float(word) for word in text.split())
         except ValueError:
-            raise Damaged(f"{key} is {self.metadata[key]!r:.60}") from None
+            values = (math.nan,)
         if not all(0 <= value <= largest for value in values):
-            raise Damaged(f"{key} is {self.metadata[key]!r:.60}")
+            raise Damaged(f"{key} is {text!r:.60}")
         return values
 
 

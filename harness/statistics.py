@@ -123,10 +123,12 @@ def fit_additive(cells: Sequence[Cell]) -> Fit:
     """Fit log(seconds) = script + round by least squares."""
     scripts, rounds, matrix = design(cells)
     logs: Vector = np.log(np.array([cell.seconds for cell in cells], np.float64))
-    solver: Vector = np.linalg.pinv(matrix).astype(np.float64)
+    u, singular, v = np.linalg.svd(matrix, full_matrices=False)
+    kept = singular > singular[0] * len(cells) * np.finfo(np.float64).eps  # scripts and rounds share a constant
+    solver: Vector = (v[kept].T / singular[kept]) @ u[:, kept].T
     coefficients: Vector = solver @ logs
     squares = float(np.sum((logs - matrix @ coefficients) ** 2))
-    df = len(cells) - int(np.linalg.matrix_rank(matrix))
+    df = len(cells) - int(kept.sum())
     return Fit(scripts, rounds, tuple(cells), logs, solver, coefficients, squares, df)
 
 
@@ -140,11 +142,10 @@ def connect(cells: Sequence[Cell]) -> list[list[Cell]]:
     return sorted(groups, key=lambda g: (-len({cell.script for cell in g}), -len(g)))
 
 
-def residual_variance(cells: Sequence[Cell]) -> tuple[float, int]:
-    """Return the residual variance of an additive fit, not below that of the rounding, and its degrees of freedom."""
-    fit = fit_additive(cells)
-    rounding = float(np.mean([(PRINTED / cell.seconds) ** 2 for cell in cells]))
-    return max(fit.squares / max(fit.df, 1), rounding), fit.df
+def variance_of(fit: Fit) -> float:
+    """Return the residual variance of a fit, not below that of the rounding."""
+    rounding = float(np.mean([(PRINTED / cell.seconds) ** 2 for cell in fit.cells]))
+    return max(fit.squares / max(fit.df, 1), rounding)
 
 
 def has_blocks(cells: Sequence[Cell]) -> bool:
@@ -155,11 +156,11 @@ def has_blocks(cells: Sequence[Cell]) -> bool:
 
 def error_variance(cells: Sequence[Cell]) -> tuple[float, int]:
     """Return the variance from which intervals are made, and its degrees of freedom; 0 where there are no blocks."""
-    variance, df = residual_variance(cells)
-    return variance, df if has_blocks(cells) else 0
+    fit = fit_additive(cells)
+    return variance_of(fit), fit.df if has_blocks(cells) else 0
 
 
-def spread_p_value(cells: Sequence[Cell], script: str) -> float:
+def spread_p_value(whole: Fit, script: str) -> float:
     """Return the probability of a residual variance as large as a script's, were all alike.
 
     The F test of what the script's cells add to the sum of squares of a fit without them (Russell and Bradley 1958, Biometrika
@@ -167,14 +168,11 @@ def spread_p_value(cells: Sequence[Cell], script: str) -> float:
     """
     from scipy.stats import f
 
-    others = [cell for cell in cells if cell.script != script]
-    whole = fit_additive(cells)
-    variance, df = residual_variance(others)
-    added = whole.df - df
-    if df < 1 or added < 1:
+    others = fit_additive([cell for cell in whole.cells if cell.script != script])
+    added = whole.df - others.df
+    if others.df < 1 or added < 1:
         return 1.0
-    squares = whole.squares - fit_additive(others).squares
-    return float(f.sf(squares / added / variance, added, df))
+    return float(f.sf((whole.squares - others.squares) / added / variance_of(others), added, others.df))
 
 
 def find_wide(cells: Sequence[Cell]) -> tuple[str, ...]:
@@ -183,7 +181,8 @@ def find_wide(cells: Sequence[Cell]) -> tuple[str, ...]:
     rest = list(cells)
     scripts = {cell.script for cell in cells}
     while len({cell.script for cell in rest}) > 2 and len({cell.round for cell in rest}) >= SPREAD_ROUNDS:
-        values = {script: spread_p_value(rest, script) for script in sorted({cell.script for cell in rest})}
+        whole = fit_additive(rest)
+        values = {script: spread_p_value(whole, script) for script in sorted(whole.scripts)}
         widest = min(values, key=lambda script: values[script])
         if values[widest] >= (1 - LEVEL) / len(scripts):
             break
