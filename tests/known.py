@@ -83,7 +83,7 @@ def write(path, durations, **more):
 
 
 def cells_of_markdown(text):
-    """Return the cells of all Markdown tables by the script that begins them; {} if a name stands twice."""
+    """Return the cells of all Markdown tables by the script that begins them."""
     rows = [
         [cell.strip().replace("\\*", "*") for cell in line.split("|")[1:-1]]
         for line in text.splitlines()
@@ -94,6 +94,6 @@ def cells_of_markdown(text):
     for row in rows:
         if row[0] == "script":
             header = row
-        elif set(row[0]) > set(":-"):
+        elif not set(row[0]) <= set(":-"):
             found[row[0]] = dict(zip(header[1:], row[1:], strict=True))
     return found
