@@ -24,7 +24,7 @@ WIDTH = 8.38  # inches: 100 px each at 838 px
 RESOLUTION = 200  # dots an inch: two for each px, for fine screens
 TEXT = 7.5  # points: 10.4 px at 838 px
 BAR_HEIGHT = 0.21  # inches, with its gap
-CURVES_HEIGHT = 2.6  # inches
+CURVES_HEIGHT = 3.0  # inches
 CURVES_FROM = 3  # epochs: two points are no curve
 # Okabe and Ito's colours, which the colour-blind can tell apart (jfly.uni-koeln.de/color); each API has its own in every picture
 COLOURS = {
@@ -76,10 +76,14 @@ def new_figure(size: tuple[float, float]) -> "Figure":
     return Figure(size, dpi=RESOLUTION, layout="constrained")
 
 
-def draw_bars(axes: "Axes", table: Table) -> None:
-    """Draw a bar a script, a dot a run, and the interval against the fastest."""
+def longest_run(tables: Sequence[Table], kind: str) -> float:
+    """Return the seconds of the longest run on CPUs or on GPUs: panels of one kind have one scale."""
+    return max(run.seconds for table in tables for row in table.rows for run in row.runs if run.device == kind)
+
+
+def draw_bars(axes: "Axes", table: Table, widest: float) -> None:
+    """Draw a bar a script, a dot a run, and the interval against the fastest; the longest bar takes widest seconds."""
     fastest = table.analysis.seconds[table.analysis.order[0]] if table.analysis.order else 0.0
-    widest = max(run.seconds for row in table.rows for run in row.runs)
     for y, row in enumerate(table.rows):
         axes.barh(y, row.seconds, 0.8, color=colour_of(row.api), alpha=0.75 if row.flag is None else 0.25)
         seconds = [run.seconds for run in row.runs]
@@ -112,13 +116,16 @@ def shorten_tick(label: str) -> str:
 
 def draw_curves(axes: "Axes", tables: Sequence[Table]) -> None:
     """Draw each script's mean loss over the seconds of its epochs."""
+    from matplotlib.ticker import LogLocator
+
     for table in tables:
         for row in table.rows:
             draw_curve(axes, row)
     axes.set(title="Training loss by second", xlabel="seconds of training", ylabel="loss", yscale="log")
-    axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, handlelength=2.6, borderaxespad=0)
 
 
 def draw_curve(axes: "Axes", row: Row) -> None:
@@ -139,12 +146,13 @@ def draw(tables: Sequence[Table], runs: Sequence[Run], description: str) -> byte
     figure = new_figure((WIDTH, sum(heights) + 0.65))
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, table in zip(axes, tables, strict=False):
-        draw_bars(panel, table)
+        draw_bars(panel, table, longest_run(tables, table.device))
     axes[len(tables) - 1].set_xlabel(
         "seconds of training; dots: runs; lines: 95 % interval against the panel's fastest"
     )
     if first.epochs >= CURVES_FROM:
         draw_curves(axes[-1], tables)
+        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     epochs = f"{first.epochs} epoch{'s' if first.epochs > 1 else ''}"
     title = f"Seconds of training, {first.data}, {epochs}: shorter is faster"
     figure.suptitle(title, fontsize=TEXT + 2.5, fontweight="bold", x=0.01, ha="left")

@@ -5,6 +5,7 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from known import KNOWN, cells_of_markdown, make_results
 from scipy import stats
