@@ -13,6 +13,7 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special  # scipy.stats, which takes a second to load, only where there are intervals
 
 LEVEL = 0.95  # of confidence, for a whole table
 PRINTED = 0.01 / math.sqrt(12)  # seconds: standard deviation of what the two printed decimals hide
@@ -166,13 +167,12 @@ def spread_p_value(whole: Fit, script: str) -> float:
     The F test of what the script's cells add to the sum of squares of a fit without them (Russell and Bradley 1958, Biometrika
     45:111, One-way variances in a two-way classification; with cells missing by the same two nested fits).
     """
-    from scipy.stats import f
-
     others = fit_additive([cell for cell in whole.cells if cell.script != script])
     added = whole.df - others.df
     if others.df < 1 or added < 1:
         return 1.0
-    return float(f.sf((whole.squares - others.squares) / added / variance_of(others), added, others.df))
+    ratio = (whole.squares - others.squares) / added / variance_of(others)
+    return float(special.fdtrc(added, others.df, ratio))
 
 
 def find_wide(cells: Sequence[Cell]) -> tuple[str, ...]:
@@ -208,6 +208,11 @@ def paired(cells: Sequence[Cell], a: str, b: str) -> Difference | None:
     least = math.sqrt(sum(rounding)) / len(shared)
     error = max(float(logs.std(ddof=1)) / math.sqrt(len(shared)), least)
     return Difference(float(logs.mean()), error, len(shared) - 1)
+
+
+def student_quantile(comparisons: int, df: float) -> float:
+    """Return Student's two-sided quantile for so many comparisons that are to hold together (Bonferroni)."""
+    return float(special.stdtrit(df, 1 - (1 - LEVEL) / 2 / comparisons))
 
 
 @functools.cache
@@ -324,8 +329,6 @@ def against(
     Contrasts of one fit with quantiles of Student's t; they hold for all pairs shown together (Bonferroni). Pairs that no chain
     of shared rounds connects have none.
     """
-    from scipy.stats import t
-
     found: dict[str, Estimate] = {}
     for group in connect(cells):
         fit = fit_additive(group)
@@ -337,7 +340,7 @@ def against(
             if apart is None:
                 found[a] = Estimate(math.exp(float(fit.weights({a: 1.0, b: -1.0}) @ fit.logs)))
             else:
-                found[a] = apart.estimate(float(t.ppf(1 - (1 - LEVEL) / 2 / shown, apart.df)))
+                found[a] = apart.estimate(student_quantile(shown, apart.df))
     return found
 
 
@@ -373,8 +376,6 @@ class RoundEffect:
 
 def find_round_effects(cells: Sequence[Cell]) -> list[RoundEffect]:
     """Return the rounds whose effect in the fit stands out, by Student's t (Bonferroni), the largest first."""
-    from scipy.stats import t
-
     cells = connect(cells)[0]
     fit = fit_additive(cells)
     variance, df = error_variance(cells)
@@ -386,7 +387,7 @@ def find_round_effects(cells: Sequence[Cell]) -> list[RoundEffect]:
         effects = {n: float(weights[n] @ fit.logs) for n in rest}
         number = max(rest, key=lambda n: (abs(effects[n]), effects[n]))
         error = max(math.sqrt(variance) * float(np.linalg.norm(weights[number])), fit.rounding(weights[number]))
-        limit = float(t.ppf(1 - (1 - LEVEL) / 2 / len(fit.rounds), df)) * error
+        limit = student_quantile(len(fit.rounds), df) * error
         if abs(effects[number]) < max(limit, ROUND_EFFECT):
             break
         found.append(RoundEffect(number, math.exp(effects[number]), moved_together(fit, number, rest, effects[number])))
@@ -437,8 +438,6 @@ def rounds_to_tell(analysis: Analysis) -> int | None:
 
     None if they are told apart already, or there are no intervals; MOST_ROUNDS + 1 stands for more.
     """
-    from scipy.stats import studentized_range as distribution
-
     if analysis.k < 2 or analysis.df < 1:
         return None
     a, b = analysis.order[:2]
@@ -446,6 +445,8 @@ def rounds_to_tell(analysis: Analysis) -> int | None:
     apart = difference(analysis.fit, b, a, analysis.variance, analysis.df, analysis.wide)
     if apart is None or estimate.told_apart:
         return None
+    from scipy.stats import studentized_range as distribution
+
     rounds = len(analysis.fit.rounds)
     one_round = apart.error * math.sqrt(rounds)  # the standard error of one round's difference
     scripts = 2 if a in analysis.wide or b in analysis.wide else len(analysis.fit.scripts) - len(analysis.wide)
@@ -466,8 +467,6 @@ def welch(old: Sequence[float], new: Sequence[float]) -> Estimate:
 
     Two files share no rounds: each has its own variance, not below the rounding's (Welch 1947, Biometrika 34:28).
     """
-    from scipy.stats import t
-
     logs = [np.log(old), np.log(new)]
     log = float(logs[1].mean() - logs[0].mean())
     if min(len(old), len(new)) < COMPARED_RUNS:
@@ -475,4 +474,4 @@ def welch(old: Sequence[float], new: Sequence[float]) -> Estimate:
     least = [(PRINTED / float(np.exp(x.mean()))) ** 2 for x in logs]
     parts = [max(float(x.var(ddof=1)), floor) / len(x) for x, floor in zip(logs, least, strict=True)]
     df = sum(parts) ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, logs, strict=True))
-    return Difference(log, math.sqrt(sum(parts)), df).estimate(float(t.ppf((1 + LEVEL) / 2, df)))
+    return Difference(log, math.sqrt(sum(parts)), df).estimate(student_quantile(1, df))
