@@ -44,6 +44,54 @@ def test_sums_of_squares_of_the_textbook():
     assert (coupons_only.squares - fit.squares) * 100 == pytest.approx(38.50)
 
 
+# R 4.2.2: d <- data.frame(y=y, tip=factor(rep(1:4, each=4)), coupon=factor(rep(1:4, 4))); y the values above, row by row
+# TukeyHSD(aov(y ~ tip + coupon, d), "tip"): diff, lwr, upr
+TUKEY_HSD = {
+    ("tip2", "tip1"): (0.025, -0.18311991641, 0.23311991641),
+    ("tip3", "tip1"): (-0.125, -0.33311991641, 0.08311991641),
+    ("tip4", "tip1"): (0.300, 0.09188008359, 0.50811991641),
+    ("tip3", "tip2"): (-0.150, -0.35811991641, 0.05811991641),
+    ("tip4", "tip2"): (0.275, 0.06688008359, 0.48311991641),
+    ("tip4", "tip3"): (0.425, 0.21688008359, 0.63311991641),
+}
+# m <- d[-c(3, 8, 14),]; fit <- lm(y ~ tip + coupon, m); m$tip <- relevel(m$tip, "3"); summary(lm(y ~ tip + coupon, m))
+MISSING = [("tip1", 3), ("tip2", 4), ("tip4", 2)]
+SIGMA_AND_DF = (0.1015038438, 6)
+AGAINST_TIP3 = {
+    "tip1": (0.15454545455, 0.07951298038),
+    "tip4": (0.45454545455, 0.07951298038),
+}  # estimate, standard error
+AGAINST_TIP1 = {"tip4": (0.3, 0.08790490730)}
+# nd <- expand.grid(tip=factor(1:4), coupon=factor(1:4)); tapply(predict(fit, nd), nd$tip, mean)
+LEAST_SQUARES_MEANS = {"tip1": 9.604545455, "tip2": 9.604545455, "tip3": 9.450000000, "tip4": 9.904545455}
+TUKEY_KRAMER = 3.461711381  # qtukey(0.95, 4, 6) / sqrt(2)
+
+
+@pytest.mark.parametrize(("pair", "expected"), TUKEY_HSD.items())
+def test_intervals_are_those_of_tukey_hsd(pair, expected):
+    analysis = statistics.analyse(cells_of(HARDNESS), {})
+    assert interval(statistics.pair_of(analysis, *pair)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_ranks_of_the_textbook_follow_from_the_intervals():
+    """By seconds: 3, 1, 2, 4. Tip 3 is told apart from tip 4 alone."""
+    analysis = statistics.analyse(cells_of(HARDNESS), {})
+    assert analysis.rank == {"tip3": 1, "tip1": 1, "tip2": 1, "tip4": 2}
+
+
+def test_missing_cells_are_those_of_r():
+    cells = [cell for cell in cells_of(HARDNESS) if (cell.script, cell.round) not in MISSING]
+    analysis = statistics.analyse(cells, {})
+    assert (math.sqrt(analysis.variance), analysis.df) == (pytest.approx(SIGMA_AND_DF[0]), SIGMA_AND_DF[1])
+    for tip, mean in LEAST_SQUARES_MEANS.items():
+        assert math.log(analysis.seconds[tip]) == pytest.approx(mean)
+    for reference, others in (("tip3", AGAINST_TIP3), ("tip1", AGAINST_TIP1)):
+        for tip, (estimate, error) in others.items():
+            half = TUKEY_KRAMER * error
+            expected = [estimate, estimate - half, estimate + half]
+            assert interval(statistics.pair_of(analysis, tip, reference)) == pytest.approx(expected, abs=1e-5)
+
+
 def test_seconds_are_geometric_means_of_complete_rounds():
     analysis = statistics.analyse(cells_of(HARDNESS), {})
     for tip, values in HARDNESS.items():
