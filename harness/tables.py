@@ -11,6 +11,16 @@ from harness.statistics import Estimate
 
 tabulate.MIN_PADDING = 0  # a column is as wide as what stands in it
 LONGEST_LABEL = 17  # characters: what fits beside the other columns in the 838 px of a README on GitHub
+README_PX = 838  # of a README on GitHub
+FONT_PX = 16  # of GitHub's tables
+PADDING_PX = 27  # of a column: 13 on both sides and a border
+BOLD = 1.08  # a header's width in place of a cell's
+# Widths of characters in Noto Sans, rounded up, in parts of the font's size; GitHub's other fonts are narrower
+EM = (
+    dict.fromkeys(" .,:;'!|ijl", 0.27) | dict.fromkeys("()[]/-frt", 0.38) | {"_": 0.45} | dict.fromkeys("mwMW%…@", 0.94)
+)
+EM_OTHERS = 0.59
+DISPENSABLE = ("images/s", "GB", "GPU GB", "speedup")  # columns that give way where a table is too wide, in this order
 LOPSIDED = 0.02  # of a ratio: where an interval reaches further up than down by more, both ends are shown
 
 
@@ -101,12 +111,45 @@ def same_runs(tables: Sequence[Table]) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def make_table(table: Table, with_runs: bool) -> str:
-    """Return a table as Markdown."""
+def estimate_px(text: str) -> float:
+    """Return how wide a text is in a table on GitHub, roughly and rather too wide."""
+    return sum(EM.get(character, EM_OTHERS) for character in text) * FONT_PX
+
+
+def fill(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """Return the columns in which something stands."""
+    return [column for column in columns if any(column.cell(row) for row in rows)]
+
+
+def estimate_table_px(columns: Sequence[Column], rows: Sequence[Row]) -> float:
+    """Return how wide a table is."""
+    total = 1.0
+    for column in columns:
+        cells = [estimate_px(column.cell(row)) for row in rows]
+        total += max(*cells, estimate_px(column.header) * BOLD) + PADDING_PX
+    return total
+
+
+def choose_columns(table: Table, with_runs: bool) -> tuple[list[Column], list[str]]:
+    """Return the columns that fit into a README, and the headers of those that do not."""
     script, *others = COLUMNS
     columns = [script, RUNS, REFUSED, *others] if with_runs else [script, REFUSED, *others]
     if table.device == "gpu":
         columns += ON_GPUS
-    return markdown(
-        [column.header for column in columns], [[column.cell(row) for column in columns] for row in table.rows]
-    )
+    columns = fill(columns, table.rows)
+    left_out: list[str] = []
+    for header in DISPENSABLE:
+        if estimate_table_px(columns, table.rows) <= README_PX:
+            break
+        if header in [column.header for column in columns]:
+            left_out.append(header)
+            columns = [column for column in columns if column.header != header]
+    return columns, left_out
+
+
+def make_table(table: Table, with_runs: bool) -> str:
+    """Return a table as Markdown, and below it which columns found no room."""
+    columns, left_out = choose_columns(table, with_runs)
+    rows = [[column.cell(row) for column in columns] for row in table.rows]
+    text = markdown([column.header for column in columns], rows)
+    return f"{text}\n\nWithout room here: {', '.join(left_out)}." if left_out else text

@@ -426,7 +426,7 @@ def test_an_environment_of_the_users_own(tmp_path, run):
         "VIRTUAL_ENV": "/none",
         "MPLBACKEND": "none",
     }
-    status, out, err = run(script, python=None, **wrong)
+    status, _, err = run(script, python=None, **wrong)
     assert status == 0, err
     assert (tmp_path / "x.png").is_file()
 
@@ -443,7 +443,7 @@ def test_paths_with_blanks_brackets_and_a_newline(tmp_path, run):
     folder = tmp_path / "a (b) [c] é"
     folder.mkdir()
     script = fake(folder, "mnist_mx_a.py")
-    status, out, err = run(script, output=f"{folder}/x (1) [y]\nz.json")
+    status, _, err = run(script, output=f"{folder}/x (1) [y]\nz.json")
     assert status == 0, err
     assert sorted(path.name for path in folder.iterdir()) == ["mnist_mx_a.py", "x (1) [y]\nz.json", "x (1) [y]\nz.png"]
 
