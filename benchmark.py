@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.files import shown
+from harness.files import as_word, shown
 
 if TYPE_CHECKING:
     from harness.runner import Job, Session
@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--all", action="store_true", help="PyTorch's too, whose packages are 5.2 GB")
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--repeats", type=whole_number, metavar="R", help="rounds that the file is to have: 1")
-    how_many.add_argument("--minutes", type=minutes, metavar="N", help="as many rounds as fit, at least one")
+    how_many.add_argument("--minutes", type=minutes, metavar="N", help="as many rounds as fit; the first in any case")
     add("--epochs", type=whole_number, default=EPOCHS, metavar="N", help="%(default)s")
     add("--batch-size", type=whole_number, default=BATCH_SIZE, metavar="N", help="%(default)s per device")
     add("--data-dir", type=Path, metavar="DIR", help="with mnist.npz: $MNIST_DIR, else data")
@@ -158,51 +158,68 @@ def parse_args(words: Sequence[str] | None = None) -> "Job":
     )
 
 
-def show_report(session: "Session") -> None:
-    """Print the report of what there is, and draw the picture beside the file."""
+def show_report(session: "Session") -> bool:
+    """Print the report of what there is, and draw the picture beside the file; return whether that was possible."""
     from harness.picture import save_picture
     from harness.reporting import describe_picture, make_report, show
     from harness.rows import make_tables
 
     found = session.results
     if not found.runs:
-        return
+        return True
     show(make_report(found))
     picture = session.job.output.with_suffix(".png")
     try:
         save_picture(picture, make_tables(found), found.runs, describe_picture(found))
     except OSError as error:
-        session.progress.say(f"WARNING: cannot write {picture}: {error.strerror}")
+        session.progress.say(f"error: cannot write {shown(picture)}: {error.strerror or error}")
+        return False
+    return True
+
+
+def work(session: "Session") -> None:
+    """Do the job, and leave no process and no file half written, whatever ends it."""
+    from harness.runner import execute, lock
+
+    with lock(session.job.output):
+        try:
+            execute(session)
+        finally:
+            session.progress.close()
+            session.family.end()
+            if not session.saved:
+                session.save()  # an interruption or a full disk may have come between
 
 
 def run(job: "Job") -> int:
     """Do the job, show what came of it, and return the exit status."""
     from harness.processes import Family
     from harness.progress import make_progress
-    from harness.runner import Session, execute, lock
+    from harness.runner import Session
     from harness.signals import Stop, Stopped
 
     stop = Stop()
     stop.install()
     session = Session(job, make_progress(), stop, Family())
     status = 0
-    with lock(job.output):
-        try:
-            execute(session)
-        except Stopped as stopped:
-            status = stopped.status
-        finally:
-            session.progress.close()
-            session.family.end()
-        if session.results.runs and not session.saved:
-            session.save()  # the disk may have room again
-    if status:
-        session.progress.say(f"interrupted: the same command with --output {job.output} completes what is missing")
-    show_report(session)
+    try:
+        work(session)
+    except Stopped as stopped:  # from now on signals are ignored
+        status = stopped.status
+        session.progress.close()
+        session.family.end()
+        session.progress.say(
+            f"interrupted: the same command with --output {as_word(job.output)} completes what is missing"
+        )
+    try:
+        shown_whole = show_report(session)
+    except Stopped as stopped:
+        return stopped.status
     for word, found in (("failed", session.failures), ("refused", session.refused)):
         if found:
             session.progress.say(f"error: {word}: {'; '.join(f'{name}: {reason}' for name, reason in found.items())}")
-    return status or int(bool(session.failures or session.refused or not session.saved))
+    complete = session.saved and shown_whole and not session.failures and not session.refused
+    return status or int(not complete)
 
 
 def main(words: Sequence[str] | None = None) -> None:

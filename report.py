@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
+from harness.files import shown
 
 if TYPE_CHECKING:
     from harness.results import Results
@@ -54,7 +55,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         if (
             path is not None and path != STDIN and path.suffix != ".json"
         ):  # the picture goes beside it, by the same name
-            parser.error(f"{path} does not end with .json")
+            parser.error(f"{shown(path)} does not end with .json")
     return args
 
 
@@ -74,7 +75,7 @@ def draw(path: Path, results: "Results") -> None:
     try:
         save_picture(path.with_suffix(".png"), make_tables(results), results.runs, describe_picture(results))
     except OSError as error:
-        raise UserError(f"cannot write {path.with_suffix('.png')}: {error.strerror}") from None
+        raise UserError(f"cannot write {shown(path.with_suffix('.png'))}: {error.strerror or error}") from None
 
 
 def write_csv(path: Path, files: Mapping[Path, "Results"]) -> None:
@@ -84,7 +85,7 @@ def write_csv(path: Path, files: Mapping[Path, "Results"]) -> None:
     try:
         write_whole(path, make_csv(files))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {shown(path)}: {error.strerror or error}") from None
 
 
 def compare(new: "Results", old: "Results", old_path: Path, fail_above: float | None) -> None:

@@ -34,7 +34,7 @@ def uv_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 def find_reason(errors: str, version: str) -> str:
     """Return what uv says is wrong, from where its reason begins to its end, in one line; version is uv's own."""
-    if "unknown field" in errors and "extra-build-variables" in errors:
+    if re.search("unknown field `extra-build-variables`|unexpected argument '--script'", errors):
         return f"{version or 'this uv'} is too old for the scripts' headers: uv {UV_NEEDED} or later is needed (uv self update)"
     lines = COLOUR.sub("", errors).splitlines()
     first = next((i for i, line in enumerate(lines) if REASON.match(line)), max(len(lines) - 3, 0))

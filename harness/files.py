@@ -1,5 +1,6 @@
 """Files as the harness writes them, whole or not at all, and their names as they can be shown."""
 
+import contextlib
 import os
 import shlex
 from pathlib import Path
@@ -20,8 +21,9 @@ def write_whole(path: Path, data: bytes) -> None:
         if target.exists():
             new.chmod(target.stat().st_mode)
         new.replace(target)
-    except OSError:
-        new.unlink(missing_ok=True)
+    except BaseException:  # a signal may come too
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
         raise
 
 

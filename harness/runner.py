@@ -75,11 +75,11 @@ class Session:
         """Write the result file; say so if that is not possible, and go on."""
         if not self.results.runs:
             return
+        self.saved = False
         try:
             results.save(self.job.output, self.results)
             self.saved = True
         except OSError as error:
-            self.saved = False
             reason = error.strerror or str(error)
             self.progress.say(
                 f"WARNING: cannot write {self.job.output}: {reason}: going on; it is tried again after the next run"
@@ -367,17 +367,18 @@ def rounds_of(session: Session, setting: Setting) -> Iterator[tuple[plan.Round, 
         number += 1
         one = plan.plan_round(job.scripts, number, session.results)
         scripts = [script for script in one.scripts if script.name not in session.failures]
-        if not scripts and number > len({run.round for run in session.results.runs}):
-            return  # nothing is left that runs
+        if not scripts:
+            if number > max((run.round for run in session.results.runs), default=0):
+                return  # nothing is left that runs
+            continue  # the file has this round
         expected = setting.clockwork.expect_all(scripts, session.results.runs) * slowdown(session)
         learnt = session.done > 0 or session.results.runs  # the first is run in any case
         if learnt and not plan.fits(time.monotonic() - session.began, expected, job.minutes):
             session.progress.say(
-                f"round {number} would take some {expected / 60:.1f} minutes more than is left of {job.minutes:g}"
+                f"round {number} would take some {expected / 60:.1f} minutes: more than is left of {job.minutes:g}"
             )
             return
-        if scripts:
-            yield one, []
+        yield one, []
 
 
 def run_rounds(session: Session, setting: Setting) -> None:

@@ -39,6 +39,7 @@ unknown field `extra-build-variables`
             "Request failed after 3 retries Caused by: Failed to fetch: `https://pypi.org/simple/mxnet/` Caused by: dns error",
         ),
         (OLD_UV, "uv 0.8.5 is too old for the scripts' headers: uv 0.8.6 or later is needed"),
+        ("error: unexpected argument '--script' found", "uv 0.8.5 is too old"),
         ("warning: slow disk\n\x1b[31merror\x1b[0m: no room", "no room"),
         ("something else", "something else"),
         ("", ""),
