@@ -254,7 +254,7 @@ def difference(fit: Fit, a: str, b: str, variance: float, df: int, wide: Sequenc
     log = float(weights @ fit.logs)
     if a in wide or b in wide:
         pairs = paired(fit.cells, a, b)
-        return pairs and Difference(log, pairs.error, pairs.df)
+        return None if pairs is None else Difference(log, pairs.error, pairs.df)
     if df < 1:
         return None
     error = math.sqrt(variance) * float(np.linalg.norm(weights))
