@@ -51,6 +51,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--compare takes one file")
     if args.fail_above is not None and not (args.compare and math.isfinite(args.fail_above)):
         parser.error("--fail-above goes with --compare and takes a number")
+    if STDIN in args.files and args.readme:
+        parser.error("--readme takes files, to which the README can link")
     for path in [*args.files, args.compare]:
         if (
             path is not None and path != STDIN and path.suffix != ".json"

@@ -22,7 +22,8 @@ IDLE_SAMPLE = 0.5  # seconds that a look takes
 IDLE_WAIT = 30.0  # seconds to wait at most
 # Variables that change how fast or how exactly a framework computes
 TUNING = re.compile(
-    r"(OMP|OPENBLAS|MKL|KMP|GOMP|DNNL|ONEDNN|MXNET|TF_ENABLE|TF_XLA|XLA|TORCH|CUDA|NCCL|NVIDIA_TF32|MALLOC|LOKY_MAX)_?"
+    r"(OMP|OPENBLAS|MKL|KMP|GOMP|DNNL|ONEDNN|MXNET|TF_ENABLE|TF_XLA|XLA|TORCH|CUDA|NCCL|MALLOC)_|"
+    "(NVIDIA_TF32_OVERRIDE|LOKY_MAX_CPU_COUNT|GLIBC_TUNABLES|LD_PRELOAD)$"
 )
 LSCPU = {
     "cpu_family": "CPU family",

@@ -167,7 +167,10 @@ def sum_over(processes: Sequence[psutil.Process], read: Callable[[psutil.Process
 
 def read_pss(process: psutil.Process) -> int:
     """Return a process's PSS in bytes; its RSS where the kernel does not say."""
-    full = process.memory_full_info()
+    try:
+        full = process.memory_full_info()
+    except psutil.AccessDenied:
+        return int(process.memory_info().rss)
     return int(getattr(full, "pss", 0) or full.rss)
 
 

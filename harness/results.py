@@ -22,6 +22,7 @@ STAND_IN = "stand-in digits, not MNIST"
 LARGEST_LOSS = 1e6  # what has a larger one has diverged
 LARGEST_FIGURE = 1e15  # of any: seconds, bytes, counts
 LARGEST_COUNT = 10**9
+SHORTEST = 1e-6  # seconds: what is printed with two decimals is not shorter
 BUSY_BEFORE = 0.1  # of the CPUs: a run that began beside more than this is marked
 LOST = 0.02  # of the CPUs' time: a run from which others took more than this is marked
 LOST_AT_LEAST = 0.3  # CPU seconds: less is not told from the system's own work
@@ -249,7 +250,7 @@ def name_data(fields: Fields) -> str:
 def read_run(metadata: Mapping[str, Value], seconds: float) -> Run:
     """Return a run of its metadata and seconds; Damaged if they are not as the runner writes them."""
     fields = Fields(metadata)
-    if not math.isfinite(seconds) or not 0 < seconds < LARGEST_FIGURE:
+    if not SHORTEST < seconds < LARGEST_FIGURE:
         raise Damaged(f"seconds are {seconds!r:.60}")
     run = Run(
         script=fields.text("name"),

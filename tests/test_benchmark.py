@@ -304,6 +304,21 @@ def test_a_busy_machine_is_waited_for_and_marked(tmp_path, run):
     assert cells_of_markdown(out)["mx_a"]["seconds"].endswith("*")
 
 
+def test_gpus_are_named_and_their_memory_is_read(tmp_path, run):
+    """As nvidia-smi prints them, with a comma in a name; here a false one, whose memory grows by 100 MiB with every question."""
+    smi = tmp_path / "nvidia-smi"
+    memory = "n=$(cat count 2>/dev/null || echo 0); echo $((n + 1)) > count; echo $((n * 100))"
+    smi.write_text(
+        f'#!/bin/sh\ncase "$*" in *memory.used*) {memory};; *) printf "Tesla, V100, 535.54\\nTesla, V100, 535.54\\n";; esac\n'
+    )
+    smi.chmod(0o755)
+    status, out, err = run(fake(tmp_path, "mnist_mx_a.py"), PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert status == 0, err
+    assert "2 x Tesla, V100, driver 535.54" in out
+    assert "WARNING: the machine has 2 x Tesla, V100, but these ran on its CPU: mnist_mx_a.**" in out
+    assert runs_of(tmp_path / "x.json")["mnist_mx_a.py"][0]["gpu_mem_max"] == 100 * 2**20
+
+
 def test_commands_that_hang(tmp_path, run):
     hanging = tmp_path / "bin"
     hanging.mkdir()

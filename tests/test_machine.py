@@ -1,6 +1,7 @@
 """What the machine is: cores and quota from files as Linux writes them, CPU times by number, GPUs as nvidia-smi prints them."""
 
 import os
+import time
 
 import pytest
 
@@ -81,11 +82,11 @@ def test_a_cpu_that_went_offline_is_left_out():
 
 def test_the_clock_of_this_machine_runs():
     before = machine.read_clock()
-    end = os.times().user + 0.2
-    while os.times().user < end:
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
         pass
     use = machine.use_between(before, machine.read_clock(), os.sched_getaffinity(0))
-    assert 0.15 < use.own < 0.5
+    assert 0.25 < use.own < 0.5
     assert use.busy > 0.1
 
 
@@ -111,6 +112,7 @@ def test_tuning_variables():
         "MXNET_X": "a\nb",
         "LOKY_MAX_CPU_COUNT": "1",
         "NVIDIA_TF32_OVERRIDE": "1",
+        "OMPI_COMM_WORLD_RANK": "0",
     }
     assert (
         machine.describe_tuning(variables)

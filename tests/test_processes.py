@@ -10,6 +10,7 @@ import pytest
 
 from harness import processes
 from harness.errors import RunFailed
+from harness.machine import Clock, CpuTimes
 from harness.processes import Log, Memory
 from harness.signals import Stop
 
@@ -81,6 +82,25 @@ def test_gpu_memory_is_what_the_run_added():
     memory.look(0)
     memory.look(20)
     assert memory.gpu_peak == 600
+
+
+def test_each_use_goes_where_it_belongs(family, monkeypatch):
+    """CPU 0 was busy for 30 s, of which 12 were children's, 1 our own, and gave 5 s to the hypervisor's others."""
+    clocks = iter([Clock({0: CpuTimes(0, 0)}, 0, 0), Clock({0: CpuTimes(30, 5)}, 12, 1)])
+    monkeypatch.setattr(processes, "read_clock", lambda: next(clocks))
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: {0})
+    usage = run(family, "pass")
+    assert (usage.cpu_seconds, usage.cpu_seconds_of_others, usage.steal_seconds) == (12, 17, 5)
+
+
+def test_memory_that_may_not_be_read_counts_as_rss():
+    class Guarded(Sizes):
+        def memory_full_info(self):
+            raise psutil.AccessDenied(1)
+
+    memory = Memory(Guarded([100]), None)
+    memory.look(0)
+    assert memory.peak == 100
 
 
 def test_lines_of_both_streams_are_kept_and_stdout_is_told():

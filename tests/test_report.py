@@ -107,6 +107,7 @@ def test_fail_above_needs_three_runs(tmp_path):
         [],
         ["x.png"],
         ["x.json", "--fail-above", "5"],
+        ["-", "--readme"],
         ["x.json", "--compare", "y.json", "--fail-above", "nan"],
         ["x.json", "--compare", "y.json", "--fail-above", "inf"],
         ["x.json", "y.json", "--compare", "z.json"],

@@ -162,6 +162,15 @@ def test_two_runs_in_one_round_are_no_rounds():
     assert analysis.rank == {}
 
 
+def test_a_ring_of_rounds_is_no_block():
+    """Three rounds of two scripts, no two of which share both: connected, but nothing to make an error of."""
+    pairs = [("a", 1), ("b", 1), ("b", 2), ("c", 2), ("c", 3), ("a", 3)]
+    analysis = statistics.analyse([Cell(name, number, 10.0 + i) for i, (name, number) in enumerate(pairs)], {})
+    assert analysis.fit.df == 1
+    assert analysis.unconnected == ()
+    assert analysis.rank == {}
+
+
 def test_scripts_that_no_chain_of_rounds_connects_get_no_ratio():
     cells = [Cell(name, number, 10.0 + number) for name in "ab" for number in (1, 2)] + [
         Cell("c", 3, 9.0),
