@@ -110,7 +110,7 @@ def find_siblings(analyses: dict[tuple[int, str], Analysis]) -> dict[tuple[int, 
         one = analyses.get((1, kind))
         if devices == 1 or one is None:
             continue
-        siblings = {api_of(script): script for script in one.seconds if script not in one.flagged}
+        siblings = {label_of(script): script for script in one.seconds if script not in one.flagged}
         scripts = [
             script for script in analysis.seconds if script not in analysis.flagged and api_of(script) in siblings
         ]

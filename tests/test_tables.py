@@ -104,13 +104,22 @@ def test_horovod_is_the_sibling_of_the_same_script():
     assert row_of(make_results(KNOWN), "mnist_mx_gluon_hvd.py").against_one.ratio == pytest.approx(16 / 10, rel=0.02)
 
 
+def test_a_rank_alone_is_nobodys_sibling():
+    """With --devices 1 Horovod's row stands on one device, beside the script that the others are compared with."""
+    devices = {"devices": lambda script, _: 2 if "_mgpu" in script else 1}
+    seconds = {"mnist_mx_a.py": [10.0, 10.1], "mnist_mx_a_hvd.py": [20.0, 20.1], "mnist_mx_a_mgpu.py": [5.0, 5.05]}
+    row = row_of(make_results(seconds, **devices), "mnist_mx_a_mgpu.py")
+    assert row.against_one.ratio == pytest.approx(0.5)
+
+
 def test_gpu_and_cpu_are_never_in_one_table():
     results = make_results(KNOWN, device=lambda script, _: "gpu" if "sym" in script else "cpu")
-    assert [table.title for table in rows.make_tables(results)] == [
-        "one device, CPU",
-        "2 devices, CPU",
-        "one device, GPU",
-    ]
+    found = {table.title: [row.label for row in table.rows] for table in rows.make_tables(results)}
+    assert found == {
+        "one device, CPU": ["mx_gluon", "mx_keras"],
+        "2 devices, CPU": ["mx_gluon_mgpu", "mx_gluon_hvd"],
+        "one device, GPU": ["mx_sym"],
+    }
 
 
 def test_runs_stand_in_the_settings_where_they_are_the_same():
