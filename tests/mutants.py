@@ -411,8 +411,14 @@ ENVIRONMENT = ["tests/test_environments.py"]
 DATA = ["tests/test_data.py"]
 PICTURE = ["tests/test_picture.py"]
 REPORT = ["tests/test_report.py"]
-RUNNER = ["tests/test_benchmark.py", "-k", "not all_scripts and not horovod"]
-KEPT = ["tests/test_benchmark.py", "-k", "kept or order or records or line_after or control"]
+
+
+def runner(words):
+    """Return the arguments of pytest for the runner's tests that have such words in their names."""
+    return ["tests/test_benchmark.py", "-k", words]
+
+
+KEPT = runner("kept or order or records or line_after or control")
 HARNESS = [
     # the fit, its intervals, ranks
     ("statistics", FIGURES, "matrix[i, len(scripts) + rounds.index(cell.round)] = 1", "pass", "rounds are blocks"),
@@ -848,52 +854,82 @@ HARNESS = [
     ("data", DATA, "if not stat.S_ISREG", "if False and not stat.S_ISREG", "a FIFO holds nobody"),
     ("data", DATA, "if not train_images or not test_images:", "if False:", "an empty set is refused"),
     # the runner
-    ("output", RUNNER, "not math.isfinite(float(text)) or not", "not", "a loss of nan is refused"),
-    ("output", RUNNER, "<= LARGEST_LOSS:", "<= 1e99:", "a run that diverged is refused"),
-    ("output", RUNNER, "if not 0 <= output.accuracy <= 1:", "if output.accuracy > 1:", "an accuracy of nan is refused"),
-    ("output", RUNNER, "not 0 < output.seconds <= elapsed", "not 0 < output.seconds", "impossible figures"),
-    ("output", RUNNER, "    re.ASCII,\n)\nHOROVODRUN", ")\nHOROVODRUN", "digits are ASCII's"),
-    ("output", RUNNER, "and list(epochs) == numbers", "", "every epoch once"),
+    ("output", runner("diverged"), "not math.isfinite(float(text)) or not", "not", "a loss of nan is refused"),
+    ("output", runner("diverged"), "<= LARGEST_LOSS:", "<= 1e99:", "a run that diverged is refused"),
+    (
+        "output",
+        runner("diverged"),
+        "if not 0 <= output.accuracy <= 1:",
+        "if output.accuracy > 1:",
+        "an accuracy of nan is refused",
+    ),
+    ("output", runner("lying"), "not 0 < output.seconds <= elapsed", "not 0 < output.seconds", "impossible figures"),
+    ("output", runner("lying"), "    re.ASCII,\n)\nHOROVODRUN", ")\nHOROVODRUN", "digits are ASCII's"),
+    ("output", runner("lying"), "and list(epochs) == numbers", "", "every epoch once"),
     ("plan", KEPT, "random.Random(SEED + number - 1)", "random.Random(SEED)", "another order in each round"),
     ("plan", KEPT, "return SEED + self.number - 1", "return SEED", "another seed in each round"),
-    ("plan", RUNNER, "if (script.name, number) not in have", "if True", "it completes what is missing"),
-    ("plan", RUNNER, "elapsed + expected <= minutes * 60", "True", "as many rounds as fit"),
+    (
+        "plan",
+        runner("started_again"),
+        "if (script.name, number) not in have",
+        "if True",
+        "it completes what is missing",
+    ),
+    ("plan", runner("minutes"), "elapsed + expected <= minutes * 60", "True", "as many rounds as fit"),
     (
         "runner",
-        RUNNER,
+        runner("lying"),
         "if script.name not in session.failures:  # once",
         "if True:  # once",
         "a script that fails is not tried again",
     ),
     (
         "runner",
-        RUNNER,
+        runner("diverged"),
         "session.results = session.results.with_refusal(",
         "(lambda _: None)(",
         "the refused are counted",
     ),
     (
         "runner",
-        RUNNER,
+        runner("diverged"),
         'keep_log(session, f"{script.name} refused: {error}", log)',
         "pass",
         "the log of a refused run is kept",
     ),
-    ("runner", RUNNER, "if leftovers := processes.find_leftovers():", "if leftovers := []:", "leftovers are named"),
-    ("runner", RUNNER, "held.acquire(timeout=0)", "pass", "one runner at a time"),
+    (
+        "runner",
+        runner("SIGKILL"),
+        "if leftovers := processes.find_leftovers():",
+        "if leftovers := []:",
+        "leftovers are named",
+    ),
+    ("runner", runner("two_runners"), "held.acquire(timeout=0)", "pass", "one runner at a time"),
     ("runner", KEPT, '"sgemm_gflops": machine.measure_sgemm()}\n', "}\n", "what a run records"),
     ("runner", KEPT, 'figures["mem_max_pss"] = usage.memory', "pass", "what a run records"),
     (
         "runner",
-        RUNNER,
+        runner("users_environment"),
         '{**USER_ENVIRONMENT, "PATH"',
         '{**os.environ, "PATH"',
         "scripts get the user's variables, not the runner's",
     ),
-    ("progress", RUNNER, "width=min(WIDTH, terminal_width())", "width=terminal_width()", "at most 70 columns"),
-    ("progress", RUNNER, "self.live.stop()", "pass", "the cursor is visible afterwards"),
-    ("progress", RUNNER, 'os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")', "True", "TERM=dumb holds"),
-    ("signals", RUNNER, "self.status = 128 + number", "self.status = 1", "the status that a shell shows"),
+    (
+        "progress",
+        runner("live_display"),
+        "width=min(WIDTH, terminal_width())",
+        "width=terminal_width()",
+        "at most 70 columns",
+    ),
+    ("progress", runner("live_display"), "self.live.stop()", "pass", "the cursor is visible afterwards"),
+    (
+        "progress",
+        runner("dumb"),
+        'os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")',
+        "True",
+        "TERM=dumb holds",
+    ),
+    ("signals", runner("SIGTERM"), "self.status = 128 + number", "self.status = 1", "the status that a shell shows"),
 ]
 
 
