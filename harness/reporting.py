@@ -56,7 +56,7 @@ def explain(tables: Sequence[Table]) -> list[str]:
     lines = ["seconds: exp of the script's mean of log(seconds), every round with equal weight"]
     if any(row.relative is not None and row.relative.low is not None for row in rows):
         lines.append(
-            f"relative: to the fastest; intervals hold at {LEVEL:.0%} for the table (rounds as blocks, Tukey-Kramer)"
+            f"relative: to the fastest; intervals hold at {LEVEL * 100:.0f} % for the table (rounds as blocks, Tukey-Kramer)"
         )
         lines.append("rank: what cannot be told from the first of a rank shares it")
     lines.append("images/s: without each run's first epoch")
@@ -64,7 +64,7 @@ def explain(tables: Sequence[Table]) -> list[str]:
         lines.append(f"GB: peak memory of all its processes ({', '.join(kinds)})")
     if any(row.against_one is not None for row in rows):
         lines.append(
-            f"to one: its seconds over those on one device; intervals hold at {LEVEL:.0%} for all of these (Bonferroni)"
+            f"to one: its seconds over those on one device; intervals hold at {LEVEL * 100:.0f} % for all of these (Bonferroni)"
         )
     if any("torch" in row.script for row in rows):
         lines.append("PyTorch runs eager, and its scripts tell glibc to keep freed memory")
