@@ -29,12 +29,13 @@ def test_rounds_hold_what_is_missing():
 def test_seconds_are_learnt_from_the_runs_there_are():
     """By the script's own, else its siblings', else all, else the machine's speed; of the whole process."""
     clockwork = plan.Clockwork(99.0)
-    a, b = (make_run(f"mnist_mx_{name}.py", 1.0, duration=seconds) for name, seconds in (("a", 10.0), ("b", 30.0)))
-    assert clockwork.expect("mnist_mx_a.py", [a, b]) == 10
-    assert clockwork.expect("mnist_mx_a_mgpu.py", [a, b]) == 10
-    assert clockwork.expect("mnist_mx_c.py", [a, b]) == 20
+    known = {"mnist_mx_a.py": 10.0, "mnist_mx_a_mgpu.py": 50.0, "mnist_mx_b.py": 45.0}
+    runs = [make_run(name, 1.0, duration=seconds) for name, seconds in known.items()]
+    assert clockwork.expect("mnist_mx_a.py", runs) == 10
+    assert clockwork.expect("mnist_mx_a_hvd.py", runs) == 30
+    assert clockwork.expect("mnist_mx_c.py", runs) == 35
     assert clockwork.expect("mnist_mx_c.py", []) == 99
-    assert clockwork.expect_all(SCRIPTS, [a, b]) == 10 + 10 + 30 + 20
+    assert clockwork.expect_all(SCRIPTS, runs) == 10 + 50 + 45 + 35
 
 
 def test_an_earlier_file_has_seconds_of_training_only():
