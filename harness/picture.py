@@ -45,16 +45,20 @@ def colour_of(api: str) -> str:
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Keep the user's settings of matplotlib out, by a folder of its own, and its messages off the terminal."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mnist-benchmark-matplotlib")
+    """Keep the user's settings of matplotlib out, and its messages off the terminal.
+
+    Where settings and caches are looked for in one folder, that is the caches': the list of fonts, which takes seconds to make,
+    is there already.
+    """
     here = os.getcwd()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "matplotlib")
     try:
-        folder = folder.expanduser()
+        folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
+        usable = os.access(folder, os.W_OK) and not (folder / "matplotlibrc").exists()
     except (OSError, RuntimeError):  # no such home
-        writable = False
-    if not writable:
+        usable = False
+    if not usable:
         folder = Path(tempfile.gettempdir(), f"mnist-benchmark-matplotlib-{os.getuid()}")
     for name in ("MPLBACKEND", "MATPLOTLIBRC"):
         os.environ.pop(name, None)

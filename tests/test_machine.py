@@ -38,6 +38,8 @@ def test_quota_of_version_2_is_the_least_of_all_groups(tmp_path):
     assert machine.read_quota(tmp_path) is None
     write(tmp_path, "sys/fs/cgroup/outer/cpu.max", "150000 100000")
     assert machine.read_quota(tmp_path) == 1.5
+    write(tmp_path, "sys/fs/cgroup/outer/inner/cpu.max", "300000 100000")
+    assert machine.read_quota(tmp_path) == 1.5
     write(tmp_path, "sys/fs/cgroup/outer/inner/cpu.max", "25000 50000")
     assert machine.read_quota(tmp_path) == 0.5
 
