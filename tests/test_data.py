@@ -102,7 +102,6 @@ def make_pickled(folder):
         make_incomplete,
         make_pickled,
         lambda folder: (folder / "mnist.npz").mkdir(),
-        lambda folder: os.mkfifo(folder / "mnist.npz"),
         lambda folder: (folder / "mnist.npz").symlink_to("nowhere"),
     ],
 )
@@ -112,6 +111,23 @@ def test_what_cannot_be_used_is_not_replaced(tmp_path, said, no_network, make):
     with pytest.raises(UserError, match="cannot use .*mnist.npz: "):
         data.find_data(tmp_path, PROGRAM, said.append)
     assert [path.name for path in tmp_path.iterdir()] == ["mnist.npz"]
+
+
+def test_a_fifo_holds_nobody(tmp_path):
+    """Nobody writes into it: who opens it waits for ever."""
+    os.mkfifo(tmp_path / "mnist.npz")
+    refused = []
+
+    def read():
+        try:
+            data.read(tmp_path)
+        except UserError as error:
+            refused.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert "it is no regular file" in refused[0]
 
 
 def test_a_folder_that_cannot_be_written_is_no_failed_download(said, no_network):
