@@ -272,11 +272,12 @@ def test_started_again_it_completes_what_is_missing(tmp_path, run):
     assert [run["seed"] for run in runs_of(tmp_path / "x.json")["mnist_mx_b.py"]] == [42, 43, 44]
 
 
-def test_minutes_run_as_many_rounds_as_fit(tmp_path, run):
+def test_minutes_run_as_many_rounds_as_fit(tmp_path, start):
     """A round takes some 1.3 s here or more: of 6 s at least two are used, and 18 are not exceeded by a round."""
     script = fake(tmp_path, "mnist_mx_a.py", "time.sleep(0.5)")
     began = time.monotonic()
-    status, _, err = run(script, fake(tmp_path, "mnist_mx_b.py"), "--minutes", 0.1, "--epochs", 1)
+    process = start(script, fake(tmp_path, "mnist_mx_b.py"), "--minutes", 0.1, "--epochs", 1)
+    status, _, err = finish(process, 60)
     assert status == 0, err
     rounds = len(runs_of(tmp_path / "x.json")["mnist_mx_a.py"])
     assert 2 <= rounds < 12
