@@ -215,7 +215,7 @@ def run_script(
 ) -> Run:
     """Run a script once and return its run. RunFailed or RunRefused say why there is none."""
     job = session.job
-    own: dict[str, Value] = {**metadata, "sha256": hashlib.sha256(script.read_bytes()).hexdigest()}
+    own: dict[str, Value] = {**metadata, "sha256": hash_of(script)}
     check_join(session, own)
     own["cpus_busy_before"] = machine.wait_until_idle(session.progress.say, script.name)
     own["load_avg_1min"] = os.getloadavg()[0]
@@ -231,6 +231,14 @@ def run_script(
     own |= describe_output(found, devices) | describe_usage(usage)
     check_join(session, own)
     return results.check_run(own, found.seconds)
+
+
+def hash_of(script: Path) -> str:
+    """Return the SHA-256 of a script; RunFailed if it is no longer there."""
+    try:
+        return hashlib.sha256(script.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunFailed(f"cannot read {shown(script)}: {error.strerror}") from None
 
 
 def check_join(session: Session, metadata: Mapping[str, Value]) -> None:

@@ -397,6 +397,18 @@ def test_other_settings_are_refused_and_the_file_stays(tmp_path, run):
         assert (tmp_path / "x.json").read_bytes() == before
 
 
+def test_a_script_that_goes_away_fails_alone(tmp_path, run):
+    """The first round's first script takes the other one away."""
+    a, b = (
+        fake(tmp_path, f"mnist_mx_{name}.py", "[os.unlink(x) for x in ('mnist_mx_a.py', 'mnist_mx_b.py') if x != name]")
+        for name in "ab"
+    )
+    status, out, err = run(a, b, "--epochs", 1)
+    assert status == 1
+    assert re.search(r"error: failed: mnist_mx_[ab].py: cannot read .*: No such file", err)
+    assert len(cells_of_markdown(out)) == 1
+
+
 def test_another_version_is_refused_for_its_script_only(tmp_path, run):
     script = fake(tmp_path, "mnist_mx_a.py")
     assert run(script, "--epochs", 1)[0] == 0
