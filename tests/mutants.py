@@ -2,6 +2,7 @@
 
     uv run tests/mutants.py                      # all: 349 of 5 to 30 s each on two cores
     uv run tests/mutants.py gluon_hvd tf_keras   # those of some scripts, by what follows mnist_ or mnist_mx_
+    uv run tests/mutants.py harness              # those of the harness; or of one of its modules: statistics
 
 Each is applied alone to a copy of the project, where the tests that can see it run. The exit status is 1 if one survives, or no
 longer applies because the script's text has changed.
@@ -778,12 +779,542 @@ PROCESSES = [
 ]
 
 
+# Of the harness and its two commands: file, tests that can see it, what is replaced, by what, the rule that it breaks
+FIGURES = ["tests/test_statistics.py"]
+TABLES = ["tests/test_tables.py"]
+RESULTS = ["tests/test_results.py"]
+TREE = ["tests/test_processes.py"]
+HARDWARE = ["tests/test_machine.py"]
+ENVIRONMENT = ["tests/test_environments.py"]
+DATA = ["tests/test_data.py"]
+PICTURE = ["tests/test_picture.py"]
+REPORT = ["tests/test_report.py"]
+
+
+def runner(words):
+    """Return the arguments of pytest for the runner's tests that have such words in their names."""
+    return ["tests/test_benchmark.py", "-k", words]
+
+
+KEPT = runner("kept or order or records or line_after or control")
+HARNESS = [
+    # the fit, its intervals, ranks
+    ("statistics", FIGURES, "matrix[i, len(scripts) + rounds.index(cell.round)] = 1", "pass", "rounds are blocks"),
+    (
+        "statistics",
+        FIGURES,
+        "df = len(cells) - int(kept.sum())",
+        "df = len(cells) - int(kept.sum()) - 1",
+        "degrees of freedom of the fit",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "number: 1 / len(self.rounds) for number in self.rounds",
+        "self.rounds[0]: 1.0",
+        "every round with equal weight",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "float(distribution.ppf(LEVEL, k, df)) / math.sqrt(2)",
+        "float(distribution.ppf(LEVEL, 2, df)) / math.sqrt(2)",
+        "for the whole table",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "float(distribution.ppf(LEVEL, k, df)) / math.sqrt(2)",
+        "float(distribution.ppf(LEVEL, k, df))",
+        "Tukey-Kramer",
+    ),
+    ("statistics", FIGURES, "LEVEL = 0.95", "LEVEL = 0.9", "at 95 %"),
+    (
+        "statistics",
+        FIGURES,
+        "max(error, fit.rounding(weights))",
+        "error",
+        "no standard error is smaller than the rounding's",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "PRINTED = 0.01 / math.sqrt(12)",
+        "PRINTED = 0.001 / math.sqrt(12)",
+        "seconds are rounded to 0.01",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "elif told_apart(script, first):",
+        "elif told_apart(script, order[max(order.index(script) - 1, 0)]):",
+        "the first row of the open rank",
+    ),
+    ("statistics", FIGURES, "key=lambda s: (seconds[s], s)", "key=lambda s: s", "ranks in the order of seconds"),
+    ("statistics", FIGURES, "if s not in flagged), key", "), key", "what has learnt something else is no reference"),
+    (
+        "statistics",
+        FIGURES,
+        "return variance_of(fit), fit.df if has_blocks(cells) else 0",
+        "return variance_of(fit), fit.df",
+        "two rounds that share two scripts",
+    ),
+    ("statistics", FIGURES, "len(a & b) > 1", "len(a & b) > 0", "two rounds that share two scripts"),
+    (
+        "statistics",
+        FIGURES,
+        "cell.script == other.script or cell.round == other.round",
+        "True",
+        "scripts that nothing connects get no ratio",
+    ),
+    ("statistics", FIGURES, "if a in wide or b in wide:", "if False:", "a wide script's pairs use their own error"),
+    ("statistics", FIGURES, "SPREAD_ROUNDS = 5", "SPREAD_ROUNDS = 3", "unequal spread from five rounds on"),
+    (
+        "statistics",
+        FIGURES,
+        "if values[widest] >= (1 - LEVEL) / len(scripts):",
+        "if values[widest] >= (1 - LEVEL) * 4:",
+        "F test, Bonferroni over the table",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "/ added / variance_of(others)",
+        "/ variance_of(others)",
+        "the F test's ratio of variances",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "return Difference(float(logs.mean()), error, len(shared) - 1)",
+        "return Difference(float(logs.mean()), error, len(shared))",
+        "the paired t-test",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "1 - (1 - LEVEL) / 2 / comparisons",
+        "1 - (1 - LEVEL) / 2",
+        "Bonferroni over all pairs shown",
+    ),
+    ("statistics", FIGURES, "FLAG_POINTS = 0.01", "FLAG_POINTS = 0.0", "more than 1 point"),
+    ("statistics", FIGURES, "FLAG_ERRORS * max(binomial, own)", "FLAG_ERRORS * own", "the binomial standard error"),
+    (
+        "statistics",
+        FIGURES,
+        "FLAG_ERRORS * max(binomial, own)",
+        "FLAG_ERRORS * binomial",
+        "the runs' own standard error",
+    ),
+    ("statistics", FIGURES, "if mean <= chance:", "if mean <= 0.1:", "not above chance"),
+    (
+        "statistics",
+        FIGURES,
+        "min(len(old), len(new)) < COMPARED_RUNS",
+        "min(len(old), len(new)) < 2",
+        "three runs each in both files",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "df = sum(parts) ** 2 / sum(",
+        "df = len(old) + len(new) - 2 or sum(",
+        "Welch's degrees of freedom",
+    ),
+    ("statistics", FIGURES, "math.sqrt(rounds / (rounds + 1))", "1.0", "what a further round brings"),
+    (
+        "statistics",
+        FIGURES,
+        "(scripts - 1) * (n - 1)) < 1 - LEVEL",
+        "(scripts - 1) * (n - 1)) < 1 - LEVEL / 2",
+        "how many rounds would tell",
+    ),
+    (
+        "statistics",
+        FIGURES,
+        "if abs(effects[number]) < max(limit, ROUND_EFFECT):",
+        "if abs(effects[number]) < limit / 99:",
+        "a round that stands out",
+    ),
+    ("statistics", FIGURES, "* effect <= 0:", "* effect > 9:", "in all scripts"),
+    # rows, tables, sentences
+    ("rows", TABLES, "self.speedup / self.devices", "self.speedup / 2", "efficiency is by the number of devices"),
+    ("rows", TABLES, "1 / self.against_one.ratio", "self.against_one.ratio", "speedup is the inverse of the ratio"),
+    (
+        "rows",
+        TABLES,
+        "run.epoch_seconds[1:] or run.epoch_seconds",
+        "run.epoch_seconds",
+        "images/s without the first epoch",
+    ),
+    (
+        "rows",
+        TABLES,
+        "run.epoch_seconds[1:] or run.epoch_seconds",
+        "run.epoch_seconds[1:]",
+        "the first epoch where there is no other",
+    ),
+    ("rows", TABLES, "first.train_images // step * step", "first.train_images", "training drops a remainder"),
+    (
+        "rows",
+        TABLES,
+        "step = first.batch_size * first.devices",
+        "step = first.batch_size * 7",
+        "steps take a batch of every device",
+    ),
+    ("rows", TABLES, "memory=max(run", "memory=min(run", "peak memory"),
+    (
+        "rows",
+        TABLES,
+        "(run.device, run.devices) == (kind, n)",
+        "run.devices == n",
+        "GPU and CPU are never in one table",
+    ),
+    ("rows", TABLES, "disturbed=sum(", "disturbed=-len(", "disturbed runs are marked"),
+    (
+        "rows",
+        TABLES,
+        "row.flag is not None, row.relative",
+        "False, row.relative",
+        "what learnt something else stands last",
+    ),
+    ("tables", TABLES, "math.ceil(round(", "math.floor(round(", "the error is rounded up"),
+    ("tables", TABLES, "for digits in (2, 3):", "for digits in (2,):", "no interval hides that it excludes 1"),
+    ("tables", TABLES, "> LOPSIDED:", "> 99:", "a lopsided interval shows both ends"),
+    ("tables", TABLES, 'text.replace("|", "/")', "text", "no cell ends early"),
+    (
+        "tables",
+        ["tests/test_widths.py"],
+        "if estimate_table_px(columns, table.rows) <= README_PX:",
+        "if True:",
+        "no scroll bar in 838 px",
+    ),
+    (
+        "tables",
+        ["tests/test_widths.py"],
+        "label if len(label) <= LONGEST_LABEL else",
+        "label if True else",
+        "no scroll bar in 838 px",
+    ),
+    ("verdict", TABLES, "parts += reasons", "pass", "the flag stands in the verdict"),
+    ("verdict", TABLES, 'if not data.startswith("MNIST"):', "if False:", "stand-in digits are said loudly"),
+    ("verdict", TABLES, 'row.runs[0].machine.gpu != "none"', "False", "a GPU that is not used is said"),
+    ("verdict", TABLES, "and not table.analysis.spread_checked", "and False", "what was not checked is said"),
+    (
+        "verdict",
+        TABLES,
+        'word = "slower" if effect.ratio > 1',
+        'word = "slower" if effect.ratio < 1',
+        "what a round was",
+    ),
+    ("verdict", TABLES, 'return [f"refused, as', 'return [] and [f"refused, as', "refused runs are said"),
+    (
+        "machines",
+        TABLES,
+        "if slower and faster:",
+        "if slower or faster:",
+        "an order differs in opposite directions only",
+    ),
+    ("machines", TABLES, '("epochs", a.epochs, b.epochs),', "", "only files of equal epochs"),
+    ("machines", TABLES, '("batch", a.batch_size, b.batch_size),', "", "only files of equal batch"),
+    ("machines", TABLES, "    if changed:", "    if False:", "only files of equal scripts"),
+    ("comparison", TABLES, "if flagged:", "if False:", "no verdict over what learnt something else"),
+    (
+        "comparison",
+        TABLES,
+        "median(change.estimate.ratio for change in changes)",
+        "changes[0].estimate.ratio",
+        "how all moved together",
+    ),
+    (
+        "comparison",
+        REPORT,
+        "(x.estimate.low - 1) * 100 > percent",
+        "(x.estimate.ratio - 1) * 100 > percent",
+        "--fail-above takes the lower end",
+    ),
+    (
+        "export",
+        TABLES,
+        '"others_cpu_seconds": usage.cpu_seconds_of_others',
+        '"others_cpu_seconds": usage.steal_seconds',
+        "each time in its column",
+    ),
+    (
+        "reporting",
+        TABLES,
+        "before, rest = text.split(begin)",
+        "before, rest = text.split(begin)[:2]",
+        "markers once each",
+    ),
+    ("files", TABLES, 'quote(name, safe="/")', "name", "links to paths with blanks and brackets"),
+    ("files", TABLES, "new.chmod(target.stat().st_mode)", "pass", "a mode stays the mode"),
+    ("picture", PICTURE, "TEXT = 7.5", "TEXT = 6", "text no smaller than 9 px"),
+    ("picture", PICTURE, "CURVES_FROM = 3", "CURVES_FROM = 2", "loss only where there are three epochs"),
+    ("picture", PICTURE, "row.relative.low * fastest", "row.relative.low * row.seconds", "the interval of the fit"),
+    ("picture", REPORT, 'os.chdir("/")', "pass", "a matplotlibrc changes no picture"),
+    (
+        "picture",
+        REPORT,
+        'for name in ("MPLBACKEND", "MATPLOTLIBRC"):',
+        "for name in ():",
+        "a notebook's backend breaks no picture",
+    ),
+    (
+        "picture",
+        REPORT,
+        'os.environ["MPLCONFIGDIR"] = str(folder)',
+        "pass",
+        "a HOME that cannot be written breaks no picture",
+    ),
+    ("startup", REPORT, "if len(kept) < len(os.environ):", "if False:", "variables of Python change no report"),
+    ("startup", REPORT, 'print(f"This is a fault', 'str(f"This is a fault', "own faults are shown as such"),
+    # result files
+    ("results", RESULTS, 'fields.metadata.get("data_sha256") == MNIST_SHA256', "True", "it is MNIST by its hash only"),
+    ("results", RESULTS, '"cpu_quota", "gpu",', '"gpu",', "another quota is another environment"),
+    ("results", RESULTS, '"cpus_used", "cores",', '"cpus_used",', "another number of cores is another environment"),
+    ("results", RESULTS, "SPEED_RATIO = 1.3", "SPEED_RATIO = 2.0", "another processor of the same name"),
+    ("results", RESULTS, '{"cpu_quota": NO_QUOTA, **old.metadata}', "old.metadata", "an earlier file had no quota"),
+    ("results", RESULTS, "LOST = 0.02", "LOST = 0.2", "disturbed runs are marked"),
+    ("results", RESULTS, "BUSY_BEFORE = 0.1 ", "BUSY_BEFORE = 0.2 ", "disturbed runs are marked"),
+    (
+        "results",
+        RESULTS,
+        "max(self.usage.steal_seconds, self.usage.cpu_seconds_of_others)",
+        "self.usage.steal_seconds",
+        "others' time counts",
+    ),
+    (
+        "results",
+        RESULTS,
+        "max(self.usage.steal_seconds, self.usage.cpu_seconds_of_others)",
+        "self.usage.cpu_seconds_of_others",
+        "stolen time counts",
+    ),
+    ("results", RESULTS, "not value.isprintable()", "False", "nothing printed makes a file unreadable"),
+    ("results", RESULTS, "not 0 <= value <= largest:", "value < 0:", "nan is no figure"),
+    (
+        "results",
+        RESULTS,
+        "(x.script, x.round) != (run.script, run.round)",
+        "True",
+        "a run takes the place of a refused one",
+    ),
+    # processes and machine
+    ("processes", TREE, "total += read(process)", "total = max(total, read(process))", "memory of all processes"),
+    ("processes", TREE, 'int(getattr(full, "pss", 0) or full.rss)', "int(full.rss)", "shared pages count once"),
+    ("processes", TREE, "rss > self.rss_read and elapsed", "elapsed", "PSS at new peaks only"),
+    ("processes", TREE, "PSS_EVERY = 10.0", "PSS_EVERY = 1.0", "PSS every 10 s at most"),
+    (
+        "processes",
+        TREE,
+        "use.children, use.others, use.steal,",
+        "use.others, use.children, use.steal,",
+        "a run's own CPU time",
+    ),
+    (
+        "processes",
+        TREE,
+        "use.children, use.others, use.steal,",
+        "use.children, use.steal, use.others,",
+        "stolen and others' time",
+    ),
+    (
+        "processes",
+        TREE,
+        "except psutil.AccessDenied:",
+        "except ZeroDivisionError:",
+        "memory that may not be read counts as RSS",
+    ),
+    (
+        "plan",
+        ["tests/test_plan.py"],
+        "for known in (own, siblings,",
+        "for known in (siblings,",
+        "the time left is learnt from the script's own runs",
+    ),
+    (
+        "plan",
+        ["tests/test_plan.py"],
+        "max(run.usage.duration, run.seconds)",
+        "run.seconds",
+        "a run's time is its whole process's",
+    ),
+    ("plan", ["tests/test_plan.py"], "cores = min(cores, machine.cpu_quota)", "pass", "a quota makes runs longer"),
+    ("runner", ["tests/test_plan.py"], 'f"localhost:{devices}"', '"localhost:2"', "as many ranks as devices"),
+    ("runner", ["tests/test_plan.py"], 'settings["--devices"] = devices', "pass", "the number of devices is passed on"),
+    (
+        "progress",
+        ["tests/test_progress.py"],
+        "max(self.step.left - elapsed, 0)",
+        "self.step.left",
+        "the time left goes down",
+    ),
+    (
+        "progress",
+        ["tests/test_progress.py"],
+        "shown(line) for line in text",
+        "line for line in text",
+        "no control characters",
+    ),
+    ("processes", TREE, "if child.pid in self.strangers:", "if False:", "other processes are left alone"),
+    (
+        "processes",
+        TREE,
+        "if start_ticks(int(pid)) != ticks:",
+        "if start_ticks(int(pid)) is None:",
+        "leftovers are named",
+    ),
+    (
+        "processes",
+        TREE,
+        "signal.SIGTERM, GRACE), (signal.SIGKILL, KILLED), (signal.SIGKILL, KILLED)",
+        "signal.SIGTERM, GRACE),",
+        "a run ends with its whole tree",
+    ),
+    ("processes", TREE, "reader.join(READ_LATER)", "reader.join()", "a daemon that holds stdout holds no run"),
+    (
+        "machine",
+        HARDWARE,
+        "found[int(number)] = CpuTimes",
+        "found[len(found)] = CpuTimes",
+        "CPU times belong to numbers",
+    ),
+    (
+        "machine",
+        HARDWARE,
+        "user + nice + system + irq + softirq, steal)",
+        "steal, user + nice + system + irq + softirq)",
+        "stolen and busy time are two things",
+    ),
+    (
+        "machine",
+        HARDWARE,
+        "self.busy - self.children - self.own",
+        "self.busy - self.own",
+        "others are neither this nor its children",
+    ),
+    (
+        "machine",
+        HARDWARE,
+        "return min(limits) if limits else None",
+        "return limits[0] if limits else None",
+        "the least quota of all groups",
+    ),
+    (
+        "machine",
+        HARDWARE,
+        "cores.add(min(parse_cpu_list(text)))",
+        "cores.add(cpu)",
+        "hyperthreads of a core are one core",
+    ),
+    ("machine", HARDWARE, "2 * SGEMM_SIZE**3", "SGEMM_SIZE**3", "operations of a product"),
+    ("machine", HARDWARE, 'line.rsplit(", ", 1)', 'line.split(", ", 1)', "a GPU's name may have commas"),
+    ("environments", ENVIRONMENT, "if REASON.match(line)), max", "if False), max", "uv's reason, not its last line"),
+    ("environments", ENVIRONMENT, "reason = reason or find", "reason = find", "the first attempt's reason"),
+    ("environments", ENVIRONMENT, r"UV_PROJECT\w*|", "", "uv makes no other project's environment"),
+    ("environments", ENVIRONMENT, '([], ["--offline"])', "([],)", "uv's cache may do without network"),
+    (
+        "startup",
+        ENVIRONMENT,
+        'if kept.get("VIRTUAL_ENV", prefix) == prefix:',
+        "if True:",
+        "scripts get the user's environment",
+    ),
+    (
+        "data",
+        DATA,
+        "except (requests.RequestException, ValueError) as error:",
+        "except (OSError, ValueError) as error:",
+        "only a failed download leads to stand-in digits",
+    ),
+    ("data", DATA, "(folder / NAME).lstat()", "(folder / NAME).stat()", "what lies there is not replaced"),
+    ("data", DATA, "if not stat.S_ISREG", "if False and not stat.S_ISREG", "a FIFO holds nobody"),
+    ("data", DATA, "if not train_images or not test_images:", "if False:", "an empty set is refused"),
+    # the runner
+    (
+        "output",
+        runner("diverged"),
+        "if not -1 / 20_000 <= float(text) <= LARGEST_LOSS:",
+        "if float(text) > LARGEST_LOSS:",
+        "a loss of nan is refused",
+    ),
+    ("output", runner("lying"), "not 0 < output.seconds <= elapsed", "not 0 < output.seconds", "impossible figures"),
+    ("output", runner("lying"), "    re.ASCII,\n)\nHOROVODRUN", ")\nHOROVODRUN", "digits are ASCII's"),
+    ("output", runner("lying"), "and list(epochs) == numbers", "", "every epoch once"),
+    ("plan", KEPT, "random.Random(SEED + number - 1)", "random.Random(SEED)", "another order in each round"),
+    ("plan", KEPT, "return SEED + self.number - 1", "return SEED", "another seed in each round"),
+    (
+        "plan",
+        runner("started_again"),
+        "if (script.name, number) not in have",
+        "if True",
+        "it completes what is missing",
+    ),
+    ("plan", runner("minutes"), "elapsed + expected <= minutes * 60", "True", "as many rounds as fit"),
+    (
+        "runner",
+        runner("lying"),
+        "if script.name not in session.failures:  # once",
+        "if True:  # once",
+        "a script that fails is not tried again",
+    ),
+    (
+        "runner",
+        runner("diverged"),
+        "session.results = session.results.with_refusal(",
+        "(lambda _: None)(",
+        "the refused are counted",
+    ),
+    (
+        "runner",
+        runner("diverged"),
+        'keep_log(session, f"{script.name} refused: {error}", log)',
+        "pass",
+        "the log of a refused run is kept",
+    ),
+    (
+        "runner",
+        runner("SIGKILL"),
+        "if leftovers := processes.find_leftovers():",
+        "if leftovers := []:",
+        "leftovers are named",
+    ),
+    ("runner", runner("two_runners"), "held.acquire(timeout=0)", "pass", "one runner at a time"),
+    ("runner", KEPT, '"sgemm_gflops": machine.measure_sgemm()}\n', "}\n", "what a run records"),
+    ("runner", KEPT, 'figures["mem_max_pss"] = usage.memory', "pass", "what a run records"),
+    (
+        "runner",
+        runner("users_environment"),
+        '{**USER_ENVIRONMENT, "PATH"',
+        '{**os.environ, "PATH"',
+        "scripts get the user's variables, not the runner's",
+    ),
+    (
+        "progress",
+        runner("live_display"),
+        "width=min(WIDTH, terminal_width())",
+        "width=terminal_width()",
+        "at most 70 columns",
+    ),
+    ("progress", runner("live_display"), "self.live.stop()", "pass", "the cursor is visible afterwards"),
+    (
+        "progress",
+        runner("dumb"),
+        'os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")',
+        "True",
+        "TERM=dumb holds",
+    ),
+    ("signals", runner("SIGTERM"), "self.status = 128 + number", "self.status = 1", "the status that a shell shows"),
+]
+
+
 def script_of(name):
     """Return the file name of a script by its short name."""
     return f"mnist_{name}.py" if name.startswith(("tf_", "torch")) else f"mnist_mx_{name}.py"
 
 
-TABLES = {
+KINDS = {
     "WORK": WORK,
     "RATE": RATE,
     "EPOCHS": EPOCHS,
@@ -823,12 +1354,21 @@ def tests_of(kind, script):
 
 
 def mutants(names):
-    """Return (kind of tests, script, old text, new text, sentence) of the scripts named, or of all."""
-    found = [(kind, name, *rest) for kind, rows in TABLES.items() for scripts, *rest in rows for name in scripts]
-    return [(kind, script_of(name), *rest) for kind, name, *rest in found if not names or name in names]
+    """Return (pytest's arguments, the probe's runs if not all, file, old text, new text, sentence) of those named, or of all."""
+    found = []
+    for kind, rows in KINDS.items():
+        runs = ASKED[kind][1] if kind in ASKED else None
+        for scripts, *change in rows:
+            for name in scripts:
+                if not names or name in names:
+                    found.append((tests_of(kind, script_of(name)), runs, script_of(name), *change))
+    for module, tests, *change in HARNESS:
+        if not names or "harness" in names or module in names:
+            found.append((tests, None, f"harness/{module}.py", *change))
+    return found
 
 
-def try_one(folder, kind, script, old, new):
+def try_one(folder, tests, runs, script, old, new):
     """Return what becomes of a mutant in a copy of the project: "caught", "survived" or "does not apply"."""
     source = (ROOT / script).read_text()
     if old not in source or source.replace(old, new) == source:
@@ -842,11 +1382,11 @@ def try_one(folder, kind, script, old, new):
         "-q",
         "-o",
         f"cache_dir={ROOT / '.pytest_cache'}",
-        *tests_of(kind, script),
+        *tests,
     ]
     environment = {"ENVIRONMENTS_OF": str(ROOT)} | os.environ  # the copy's scripts need no environments of their own
-    if kind in ASKED:
-        environment["PROBE_RUNS"] = ASKED[kind][1]
+    if runs:
+        environment["PROBE_RUNS"] = runs
     log = folder / "mutant.log"
     try:
         with log.open("w") as out:
@@ -857,7 +1397,7 @@ def try_one(folder, kind, script, old, new):
     except subprocess.TimeoutExpired:
         status = 1
     finally:
-        shutil.copy(ROOT / script, folder)
+        shutil.copy(ROOT / script, folder / script)
     if status > 1:  # no test ran: that catches nothing
         sys.exit(f"error: pytest ended with status {status}:\n{log.read_text()[-2000:]}")
     return "caught" if status else "survived"
@@ -865,7 +1405,13 @@ def try_one(folder, kind, script, old, new):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *GLUON, *SYM, *KERAS, *TF, *TORCH], help="all")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        choices=[[], *GLUON, *SYM, *KERAS, *TF, *TORCH, "harness", *sorted({row[0] for row in HARNESS})],
+        help="all",
+    )
     args = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -874,9 +1420,9 @@ def main():
         for name in filter(None, tracked.split("\0")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-        for kind, script, old, new, sentence in mutants(args.names):
+        for tests, runs, script, old, new, sentence in mutants(args.names):
             start = time.monotonic()
-            results.append(try_one(folder, kind, script, old, new))
+            results.append(try_one(folder, tests, runs, script, old, new))
             seconds = time.monotonic() - start
             print(
                 f"{results[-1]:14}  {script:27}  {sentence}: {old.strip()!r} -> {new.strip()!r}  {seconds:.0f} s",
