@@ -1309,6 +1309,127 @@ HARNESS = [
 ]
 
 
+ENVIRONMENT = {  # by the tests of test_environment.py that must see them
+    "threads_of_the_process": [
+        (
+            ["gluon", "keras", "tf_keras"],
+            "str(loky.cpu_count(only_physical_cores=True))",
+            "str(os.cpu_count())",
+            "as many threads as cores that the process may use",
+        ),
+        (["gluon", "tf_keras"], 'os.environ.get("OMP_NUM_THREADS") or ', "", "unless the user says otherwise"),
+    ],
+    "no_number": [
+        (
+            ["gluon", "tf_keras", "gluon_hvd"],
+            "not in map(str, range(1, 1025)):",
+            "in ():",
+            "threads are a whole number",
+        ),
+        (["keras", "gluon"], 'THREADS if THREADS in map(str, range(1, 1025)) else "1"', "THREADS", "no abort in C++"),
+    ],
+    "nothing_left": [
+        (["gluon", "sym"], '"DMLC_", ', "", "no parameter server"),
+        (["gluon_mgpu", "gluon_hvd"], '"MXNET_OMP_", "OMP_"', '"MXNET_OMP_"', "no limit of OpenMP's"),
+        (["keras"], "KERAS_HOME=os.devnull", "KERAS_BACKEND='mxnet'", "precision is the script's, not keras.json's"),
+        (["tf_keras"], '"KERAS_HOME": os.devnull, ', "", "epsilon and layout are the script's"),
+        (["tf_keras_mgpu"], ', "TF_CONFIG"', "", "no cluster of TensorFlow's"),
+        (["tf_keras"], '"DNNL_DEFAULT_", "KERAS_", ', '"DNNL_DEFAULT_", ', "epochs are the script's"),
+        (["gluon_hvd"], "        del os.environ[x]\n", "        pass\n", "what horovodrun left counts for nothing"),
+        (["torch_mgpu"], '("GLOO_", "NCCL_COMM_ID", "NCCL_SOCKET_")', "()", "what Gloo reads counts for nothing"),
+        (
+            ["torch_mgpu"],
+            '    os.environ |= {"RANK": str(local_rank), ',
+            "    os.environ |= {",
+            "what torchrun left counts for nothing",
+        ),
+        (
+            ["gluon", "tf_keras", "torch_mgpu"],
+            "signal.getsignal(signal.SIGINT) is not signal.SIG_IGN",
+            "True",
+            "an ignored Ctrl-C stays ignored",
+        ),
+    ],
+    "as_a_module": [
+        (["gluon", "torch"], 'if __name__ == "__main__" and ', "if ", "an import changes no signal handler"),
+        (["sym", "tf_keras"], 'Path(globals().get("__file__", ', "Path((__file__, ", "a notebook's exec needs no file"),
+    ],
+    "reader_that_stops": [
+        (
+            ["gluon", "gluon_ds", "tf_keras", "torch"],
+            "    except OSError as error:  # nobody",
+            "    except EOFError as error:  # nobody",
+            "no traceback",
+        ),
+    ],
+    "name_that": [(["gluon", "torch"], '.encode("ascii", "backslashreplace").decode()', "", "a name ends no run")],
+    "one_thread": [
+        (TF, "_inter_op_parallelism_threads(int(THREADS))", "_inter_op_parallelism_threads(2)", "one thread is one")
+    ],
+    "another_system": [
+        (["torch"], 'if hasattr(libc, "mallopt"):', "if libc:", "no call that only glibc has"),
+        (["torch_mgpu"], 'if hasattr(os, "sched_setaffinity"):', "if True:", "no call that only Linux has"),
+    ],
+    "scaled": [(["gluon", "gluon_hvd"], "train_images.max() <= 1", "train_images.max() < 0", "scaled bytes are said")],
+}
+CORES = [
+    (["gluon_hvd", "torch_mgpu"], "siblings.keys() & core", "core", "only CPUs of the mask"),
+    (["gluon_hvd", "torch_mgpu"], "+ (rank < more)]", "]", "every core to some rank"),
+    (["gluon_hvd", "torch_mgpu"], "min(rank, more)", "0", "no core to two ranks"),
+    (["gluon_hvd"], "cores[rank % len(cores)]", "cores[0]", "more ranks than cores take turns"),
+    (["torch_mgpu"], "int((last or [first])[0]) + 1", "int((last or [first])[0])", "ranges hold both ends"),
+    (
+        ["gluon_hvd"],
+        '"core_cpus_list", "thread_siblings_list"',
+        '"thread_siblings_list", "core_cpus_list"',
+        "the newer file",
+    ),
+    (["torch_mgpu"], '("core_cpus_list", "thread_siblings_list")', '("core_cpus_list",)', "before Linux 5.3"),
+    (["gluon_hvd"], ' // int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))', "", "ranks share a quota's threads"),
+    (["gluon_hvd"], "max(1, loky", "max(0, loky", "one thread at least"),
+]
+TOGETHER = [
+    (["gluon_hvd"], "if set(hvd.allgather_object(mine)) != {mine}:", "if False:", "ranks compare their data"),
+    (["torch_mgpu"], 'if set(exchange("data", mine)) != {mine}:', "if False:", "processes compare their data"),
+    (["gluon_hvd", "torch_mgpu"], ", SHA-256 {content[:16]}", "", "the content too"),
+    (["torch_mgpu"], ", --epochs {args.epochs}", "", "the flags too"),
+    (["gluon_hvd"], "timeout=10).close()", "timeout=10).close() if False else 0", "a launcher that is gone is said"),
+    (
+        ["torch_mgpu"],
+        "    except (OSError, SystemExit, torch.AcceleratorError) as error:",
+        "    except OSError as error:",
+        "one line",
+    ),
+    (
+        ["torch_mgpu"],
+        "            raise  # a fault",
+        "            pass  # a fault",
+        "a fault of the script's own shows its traceback",
+    ),
+]
+DATALOADER = [
+    (["gluon_ds", "gluon_ds_mgpu"], "/ 2**20 < needed:", "/ 2**20 < 0:", "shared memory that is too small is said"),
+    (["gluon_ds"], "needed = len(images) // batch_size * ", "needed = 3 * ", "the size that is needed"),
+    (["gluon_ds"], "    os.register_at_fork(before=end)", "    pass", "a killed worker ends the run"),
+    (["gluon_ds_mgpu"], "                worker.kill()\n", "                pass\n", "no process is left"),
+]
+GPU = [
+    (
+        ["gluon", "sym", "keras"],
+        "if fault or not gpus else",
+        "if not gpus else",
+        "auto takes the CPU where a GPU is of no use",
+    ),
+    (["gluon_mgpu", "keras_mgpu"], "if fault or gpus < count else", "if gpus < count else", "auto takes the CPU"),
+    (["gluon_ds", "torch", "tf_keras"], "(fault or not gpus)", "not gpus", "gpu ends with the reason"),
+    (["gluon_hvd"], "hvd.allgather_object(lack)", "[lack]", "all ranks take GPUs or none"),
+    (["torch_mgpu"], "exchange(lack)", "[lack]", "all processes take GPUs or none"),
+    (["gluon", "torch", "tf_keras", "gluon_hvd"], 'if kind != "cpu":', "if True:", "cpu asks for no GPU"),
+    (["gluon", "sym_mgpu"], ".strip().splitlines()[-1]}", "}", "one line"),
+    (["torch"], ".strip().splitlines()[0]}", "}", "one line"),
+]
+
+
 def script_of(name):
     """Return the file name of a script by its short name."""
     return f"mnist_{name}.py" if name.startswith(("tf_", "torch")) else f"mnist_mx_{name}.py"
@@ -1327,6 +1448,11 @@ KINDS = {
     "LOADER": LOADER,
     "USER": USER,
     "PROCESSES": PROCESSES,
+    "CORES": CORES,
+    "TOGETHER": TOGETHER,
+    "DATALOADER": DATALOADER,
+    "GPU": GPU,
+    **ENVIRONMENT,
 }
 ASKED = {  # the tests of test_work.py that must see a kind, and the probe's runs that they need; of other kinds: all
     "RATE": ("learning_rate", "long"),
@@ -1341,6 +1467,8 @@ ASKED = {  # the tests of test_work.py that must see a kind, and the probe's run
 def tests_of(kind, script):
     """Return the arguments of pytest for the tests that can see a mutant of a script."""
     devices = 2 if "_mgpu" in script or "_hvd" in script else 1
+    if kind in ENVIRONMENT:
+        return ["tests/test_environment.py", "-k", kind]
     if kind in ASKED:
         return ["tests/test_work.py", "-k", f"{script}-{devices} and ({ASKED[kind][0]})"]
     return {
@@ -1348,6 +1476,10 @@ def tests_of(kind, script):
         "RANKS": ["tests/test_work.py", "-k", f"{script}-{devices}"],
         "MODULES": ["tests/test_modules.py", "-k", script],
         "LOADER": ["tests/test_loader.py"],
+        "CORES": ["tests/test_cores.py"],
+        "TOGETHER": ["tests/test_ranks.py"],
+        "DATALOADER": ["tests/test_dataloader.py"],
+        "GPU": ["tests/test_unusable_gpu.py", "-k", script],
         "PROCESSES": ["tests/test_torch.py"],
         "USER": ["tests/test_user.py", "-k", f"{script} or mistakes"],
     }[kind]
