@@ -1455,7 +1455,7 @@ KINDS = {
     **ENVIRONMENT,
 }
 ASKED = {  # the tests of test_work.py that must see a kind, and the probe's runs that they need; of other kinds: all
-    "RATE": ("learning_rate", "long"),
+    "RATE": ("learning_rate or dropout_in_training", "long dropout masks"),
     "EPOCHS": ("learning_rate", "long"),
     "CLOCK": ("clock or copies_count or epoch_seconds", "steps still"),
     "SHUFFLE": ("any_image", "order"),

@@ -62,12 +62,13 @@ RUNS = {
     "first": Run(watched=True),
     "again": Run(),
     "other": Run(seed=43, watched=True),
-    # as many epochs and steps as a real run. With a large epsilon Adam's steps follow the gradients' size.
+    # as many epochs and steps as a real run. With so large an epsilon and without moments a step is rate x gradient / epsilon,
+    # and with so large a rate what pulls weights to zero beside Adam is seen, too.
     "long": Run(
         epochs=None,
         batch_size=5,
         given=True,
-        constants=NO_DROPOUT | {"LEARNING_RATE": 2e-5, "EPSILON": 1.0},
+        constants=NO_DROPOUT | {"LEARNING_RATE": 2.0, "BETA_1": 0.0, "BETA_2": 0.0, "EPSILON": 4e5},
         followed=True,
         small=True,
     ),

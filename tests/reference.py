@@ -93,27 +93,28 @@ def summed_loss_and_gradients(weights, images, labels):
 
 
 class Adam:
-    """Adam as Kingma and Ba define it, 2014, arXiv:1412.6980, section 2, with beta1 0.9 and beta2 0.999.
+    """Adam as Kingma and Ba define it, 2014, arXiv:1412.6980, section 2.
 
     In the order of computation at the section's end, which MXNet and Keras use, epsilon is added to the square root of the
     uncorrected second moment; in Algorithm 1, which PyTorch uses, to that of the corrected one.
     """
 
-    def __init__(self, weights, learning_rate, epsilon=1e-8, algorithm_1=False):
+    def __init__(self, weights, learning_rate, epsilon=1e-8, algorithm_1=False, betas=(0.9, 0.999)):
         self.weights = [array.copy() for array in weights]
-        self.learning_rate, self.epsilon, self.algorithm_1 = learning_rate, epsilon, algorithm_1
+        self.learning_rate, self.epsilon, self.algorithm_1, self.betas = learning_rate, epsilon, algorithm_1, betas
         self.means, self.squares = [[np.zeros_like(array) for array in weights] for _ in range(2)]
         self.steps = 0
 
     def step(self, gradients):
         """Move the weights."""
         self.steps += 1
-        correction = np.sqrt(1 - 0.999**self.steps)
-        rate = self.learning_rate * correction / (1 - 0.9**self.steps)
+        beta_1, beta_2 = self.betas
+        correction = np.sqrt(1 - beta_2**self.steps)
+        rate = self.learning_rate * correction / (1 - beta_1**self.steps)
         epsilon = self.epsilon * correction if self.algorithm_1 else self.epsilon
         for array, gradient, mean, square in zip(self.weights, gradients, self.means, self.squares):
-            mean += 0.1 * (gradient - mean)
-            square += 0.001 * (gradient**2 - square)
+            mean += (1 - beta_1) * (gradient - mean)
+            square += (1 - beta_2) * (gradient**2 - square)
             array -= rate * mean / (np.sqrt(square) + epsilon)
 
 
@@ -141,9 +142,9 @@ def two_layers(weights, image, label):
     return -np.log(probabilities[label]), [np.outer(dhidden, image), dhidden, np.outer(dscores, hidden), dscores]
 
 
-def train_two_layers(weights, image, label, epochs, steps, learning_rate, epsilon, algorithm_1=False):
+def train_two_layers(weights, image, label, epochs, steps, learning_rate, epsilon, betas):
     """Return the mean loss of every epoch of some Adam steps on one image, and the weights after every epoch."""
-    adam = Adam(weights, learning_rate, epsilon, algorithm_1)
+    adam = Adam(weights, learning_rate, epsilon, betas=betas)
     losses, path = [], []
     for _ in range(epochs):
         losses.append(0.0)

@@ -86,7 +86,7 @@ def long_material(devices):
     image = np.full((28, 28), 255, np.uint8)
     image[0] = 0
     images = np.repeat(image[np.newaxis], STEPS_AN_EPOCH * RUNS["long"].batch_size * devices, 0)
-    weights = generator.uniform(0.01, 0.03, (HIDDEN, 784)), generator.uniform(-0.1, 0.1, HIDDEN)
+    weights = generator.uniform(0.005, 0.015, (HIDDEN, 784)), generator.uniform(-0.1, 0.1, HIDDEN)
     weights += generator.uniform(-0.01, 0.01, (10, HIDDEN)), generator.uniform(-0.1, 0.1, 10)
     question = {f"long_weight{i}": array.astype(np.float32) for i, array in enumerate(weights)}
     return question | {"long_images": images, "long_labels": np.zeros(len(images), np.uint8)}
@@ -548,7 +548,7 @@ def test_learning_rate_stays(probe, script, devices):
     given, settings = long_material(devices), RUNS["long"].constants
     weights = [given[f"long_weight{i}"].astype(np.float64) for i in range(4)]
     image, rate = given["long_images"][0].ravel() / 255, settings["LEARNING_RATE"] * devices
-    how = EPOCHS, STEPS_AN_EPOCH, rate, settings["EPSILON"], "_torch" in script
+    how = EPOCHS, STEPS_AN_EPOCH, rate, settings["EPSILON"], (settings["BETA_1"], settings["BETA_2"])
     exact_losses, exact = reference.train_two_layers(weights, image, 0, *how)
     answer = probe(script, devices)[0]
     np.testing.assert_allclose(losses(answer["long.lines"]), exact_losses, atol=6e-5, rtol=1e-4)
