@@ -14,6 +14,7 @@ import argparse
 import ctypes
 import gc  # two devices: to end cleanly
 import hashlib  # two devices: for what the processes compare
+import logging  # two devices: to hear from the processes once
 import os
 import signal
 import socket  # two devices: to see whether torchrun answers
@@ -328,6 +329,9 @@ def main():
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     os.environ |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "OMP_NUM_THREADS": THREADS or ""}
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(
+        logging.ERROR
+    )  # not whom it ends beside the one that failed
     try:
         torch.multiprocessing.spawn(start, (args,), n)
     except torch.multiprocessing.ProcessExitedException as error:

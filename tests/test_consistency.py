@@ -20,7 +20,7 @@ CONSTANTS = [
 ]  # for a reader to set
 ADDRESS = ["URL", "SHA256", "SCRIPT"]  # beside load_mnist
 IMPORTS = ["import argparse", "import os", "import signal", "import sys", "import time", "from pathlib import Path"]
-MORE_IMPORTS = "collections.abc", "ctypes", "gc", "hashlib", "multiprocessing", "socket", "subprocess"
+MORE_IMPORTS = "collections.abc", "ctypes", "gc", "hashlib", "logging", "multiprocessing", "socket", "subprocess"
 # A Ctrl-C before the frameworks are loaded must find this done
 CTRL_C = """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too"""

@@ -35,7 +35,7 @@ def load(name):
     os.environ |= {"OMP_NUM_THREADS": user} if user else {}
     script = importlib.import_module(name.removesuffix(".py"))
     threads[name] = {script.THREADS}
-    if name != "mnist_torch_mgpu.py":  # its processes take their shares themselves
+    if "_torch" not in name:  # which is told by torch.set_num_threads
         threads[name].add(os.environ["OMP_NUM_THREADS"])
     return script
 """
