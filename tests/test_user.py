@@ -246,7 +246,8 @@ def test_links():
             assert target.startswith("https://") or (page.parent / target).exists(), target
         for name in re.findall(r"(?<![\w/])((?:results/|tests/)?[\w.-]+\.(?:py|txt|toml|md|json|png))(?![\w/])", text):
             there = (ROOT / name).exists() or (page.parent / name).exists()
-            assert there or re.search("FILE|OLD|OTHER", name) or name == "profile.json", name  # which MXNet's profiler writes
+            others = "profile.json", "keras.json"  # MXNet's profiler writes the one, Keras the other
+            assert there or re.search("FILE|OLD|OTHER", name) or name in others, name
 
 
 def test_one_epoch_of_real_mnist(start, mnist):
