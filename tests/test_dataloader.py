@@ -58,7 +58,7 @@ def test_shared_memory_that_is_too_small(many_digits, script):
     status, out, err = run(script, 3 * MEBIBYTE, many_digits, "--epochs", "1", "--batch-size", "500")
     assert (status, len(out.splitlines())) == (1, 1)  # the first line of the output stands
     line = error_line(err, alone=True)
-    assert "DataLoader needs 5 MiB free in /dev/shm" in line  # not what is said of a worker that was killed for want of it
+    assert "DataLoader needs 5 MiB free in /dev/shm" in line  # no worker had to be killed first
 
 
 def test_shared_memory_that_suffices(many_digits):
