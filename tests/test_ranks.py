@@ -95,26 +95,20 @@ def dying(source, moment, how):
     return source.replace(where, where + line)
 
 
+def run_dying(folder, data, moment, how):
+    """Run the script that ends at a moment for one epoch; return the finished process."""
+    script = folder / TORCH
+    script.write_text(dying((ROOT / TORCH).read_text(), moment, how))
+    command = [python_of(TORCH), "-W", "ignore", script, "--data-dir", data, "--batch-size", "40", "--epochs", "1"]
+    environment = os.environ | {"TEST_FOLDER": str(folder)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
 @pytest.mark.parametrize("moment", ["importing", "loading", "training", "evaluating"])
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "sys.exit(7)"])
 def test_process_that_ends_early(tmp_path, few_digits, moment, how):
     """Whenever it ends, by a signal or by itself, the first process says so in one line and nothing is left."""
-    script = tmp_path / TORCH
-    script.write_text(dying((ROOT / TORCH).read_text(), moment, how))
-    command = [
-        python_of(TORCH),
-        "-W",
-        "ignore",
-        script,
-        "--data-dir",
-        few_digits,
-        "--batch-size",
-        "40",
-        "--epochs",
-        "1",
-    ]
-    environment = os.environ | {"TEST_FOLDER": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = run_dying(tmp_path, few_digits, moment, how)
     assert done.returncode == 1
     error_line(done.stderr)
     if "kill" in how:
@@ -125,20 +119,6 @@ def test_process_that_ends_early(tmp_path, few_digits, moment, how):
 
 def test_fault_of_the_script_shows_its_traceback(tmp_path, few_digits):
     """Who changes a copy must see where it fails: only what the user can mend is one line."""
-    script = tmp_path / TORCH
-    script.write_text(dying((ROOT / TORCH).read_text(), "training", 'raise ValueError("mine")'))
-    command = [
-        python_of(TORCH),
-        "-W",
-        "ignore",
-        script,
-        "--data-dir",
-        few_digits,
-        "--batch-size",
-        "40",
-        "--epochs",
-        "1",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = run_dying(tmp_path, few_digits, "training", 'raise ValueError("mine")')
     assert done.returncode == 1
     assert "in train" in done.stderr and "ValueError: mine" in done.stderr
