@@ -4,12 +4,11 @@
 # ///
 """MNIST in MXNet Gluon on one device, fed by a Dataset, ToTensor and a DataLoader with worker processes.
 
-uv run mnist_mx_gluon_ds.py                 # brings its own packages, for the CPU
-python mnist_mx_gluon_ds.py                 # in an environment made from requirements.txt
-python mnist_mx_gluon_ds.py --device gpu    # in an environment made from requirements-gpu.txt
+uv run mnist_mx_gluon_ds.py    # or python mnist_mx_gluon_ds.py, see requirements.txt and requirements-gpu.txt
 """
 
 import argparse
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,6 +23,7 @@ import loky
 THREADS = os.environ.get("OMP_NUM_THREADS") or str(loky.cpu_count(only_physical_cores=True))  # within a quota, too
 for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "MXNET_OMP_", "OMP_"))]:
     del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["NVIDIA_TF32_OVERRIDE"] = os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"  # float32 is IEEE single on a GPU
 os.environ["OMP_NUM_THREADS"] = THREADS if THREADS in map(str, range(1, 1025)) else "1"  # parse_args() refuses it
 
 import mxnet as mx
@@ -39,7 +39,6 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba 2014, arXiv:14
 DROPOUT_CONV, DROPOUT_DENSE = 0.25, 0.5  # fractions dropped
 CLASSES = 10
 SEED = 42
-WORKERS = 2  # processes that assemble batches
 
 
 def build_model(device):
@@ -62,6 +61,7 @@ def build_model(device):
 def train(model, batches, epochs, batch_size, device):
     """Train on batches of images (n, 28, 28, 1) and labels (n,), batch_size images per device; return the seconds."""
     loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
+    loss_function.hybridize(static_alloc=True, static_shape=True)
     adam = mx.optimizer.Adam(LEARNING_RATE, BETA_1, BETA_2, EPSILON)
     trainer = gluon.Trainer(model.collect_params(), adam)
     mx.nd.waitall()
@@ -96,6 +96,9 @@ def evaluate(model, images, labels, batch_size, device):
 
 # on its input's device: uint8 images (n, 28, 28, 1) to what the model takes, (n, 1, 28, 28), float32 in [0, 1]
 to_tensor = gluon.data.vision.transforms.ToTensor()
+
+
+WORKERS = 2  # processes that assemble batches
 
 
 def build_batches(images, labels, batch_size):
@@ -171,6 +174,7 @@ def load_mnist(data_dir):
 def find_device(kind):
     """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one can be used, else the CPU."""
     gpus, fault = 0, ""
+    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is
     try:
         if kind != "cpu":
             gpus = mx.context.num_gpus()
@@ -208,14 +212,16 @@ def main():
         print("warning: no byte of the images is above 1: 0 to 255 are expected, and divided by 255", file=sys.stderr)
     if args.epochs < 1 or not 1 <= args.batch_size <= len(train_images) or not 0 <= args.seed < 2**31:
         sys.exit(f"error: use --epochs 1 or more, --batch-size 1 to {len(train_images)}, --seed 0 to {2**31 - 1}")
+    # before the GPU is tried: its driver does not expect that a process which uses it forks
+    batches = build_batches(train_images, train_labels, args.batch_size)
     device = find_device(args.device)
     where = f"1 x {device.device_type}, {THREADS} threads, batch 1 x {args.batch_size}"
     versions = f"mxnet {mx.__version__}, python {sys.version.split()[0]}"
     name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     mx.random.seed(args.seed)
+    ctypes.CDLL(None).srand(args.seed)  # C's rand() gives cuDNN's dropout its seed: apache/mxnet issue 15662
     np.random.seed(args.seed)
-    batches = build_batches(train_images, train_labels, args.batch_size)
     model = build_model(device)
     seconds = train(model, batches, args.epochs, args.batch_size, device)
     accuracy = evaluate(model, test_images, test_labels, args.batch_size, device)

@@ -27,6 +27,7 @@ With uv, which builds Horovod on first use (about two minutes on two cores, a C+
 """
 
 import argparse
+import ctypes
 import hashlib  # Horovod: for what the ranks compare
 import os
 import signal
@@ -54,8 +55,8 @@ THREADS = os.environ.get("OMP_NUM_THREADS") or str(  # Horovod: the ranks of a h
 )
 for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "MXNET_OMP_", "OMP_"))]:
     del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["NVIDIA_TF32_OVERRIDE"] = os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"  # float32 is IEEE single on a GPU
 os.environ["OMP_NUM_THREADS"] = THREADS if THREADS in map(str, range(1, 1025)) else "1"  # parse_args() refuses it
-os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")  # Horovod: looks for gradients every 5 ms; its 1 ms costs CPU time
 
 import horovod  # Horovod: for its version
 import horovod.mxnet as hvd  # Horovod: ranks and collective operations
@@ -97,12 +98,11 @@ def train(model, images, labels, epochs, batch_size, device):
     images, labels = images[hvd.rank() :: hvd.size()][:n], labels[hvd.rank() :: hvd.size()][:n]
     batches = mx.io.NDArrayIter(images, labels, batch_size, shuffle=True, last_batch_handle="discard")
     loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
+    loss_function.hybridize(static_alloc=True, static_shape=True)
     adam = mx.optimizer.Adam(LEARNING_RATE * hvd.size(), BETA_1, BETA_2, EPSILON)  # Horovod: linear scaling
     hvd.broadcast_parameters(model.collect_params())  # Horovod: all ranks start from the weights of rank 0
     trainer = hvd.DistributedTrainer(model.collect_params(), adam)  # Horovod: averages the gradients
-    barrier = mx.nd.zeros(1)  # Horovod: what all ranks meet at, before the clock starts and before it stops
-    hvd.allreduce_(barrier, name="start")
-    mx.nd.waitall()
+    wait_for_all("start")  # Horovod: the clock starts when all ranks are ready
     start = time.perf_counter()
     for epoch in range(epochs):
         epoch_start = time.perf_counter()
@@ -121,8 +121,7 @@ def train(model, images, labels, epochs, batch_size, device):
         seconds = time.perf_counter() - epoch_start
         if hvd.rank() == 0:  # Horovod: one report
             print(f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  {seconds:.2f} s", flush=True)
-    hvd.allreduce_(barrier, name="end")  # Horovod: the clock stops when all ranks are done
-    mx.nd.waitall()
+    wait_for_all("end")  # Horovod: the clock stops when all ranks are done
     return time.perf_counter() - start
 
 
@@ -182,7 +181,25 @@ def load_mnist(data_dir):
     return arrays
 
 
-# Horovod: the ranks of a host share its cores, and all compare what they have loaded
+# Horovod: ranks meet, share their host's cores and compare what they have loaded
+def meet_the_ranks(kind):
+    """Start Horovod; kind is that of find_device."""
+    try:
+        gpus = 0 if kind == "cpu" else mx.context.num_gpus()
+    except mx.MXNetError:
+        gpus = 0  # find_device() says why
+    if not gpus:  # look for gradients every 5 ms, as Horovod's 1 ms costs CPU time; a GPU's step may take less
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
+    hvd.init()
+
+
+def wait_for_all(name):
+    """Wait until no rank's devices have work left; all ranks give the same name."""
+    mx.nd.waitall()  # the barrier is on the CPU: it would not wait for a GPU
+    hvd.allreduce_(mx.nd.zeros(1), name=name)
+    mx.nd.waitall()
+
+
 def bind_to_cores(rank, ranks):
     """Bind this process, one of the ranks of this host, to physical cores of its own, where the system can."""
     if hasattr(os, "sched_setaffinity"):
@@ -226,6 +243,7 @@ def describe(arrays):
 def find_device(kind):
     """Return the rank's MXNet context; kind is "cpu", "gpu", or "auto": GPUs if all ranks can use one, else CPU."""
     gpus, fault, count = 0, "", hvd.local_size()  # Horovod: a device for every rank of the host
+    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is
     try:
         if kind != "cpu":
             gpus = mx.context.num_gpus()
@@ -260,7 +278,7 @@ def parse_args():
 def main():
     """Load, build, train, evaluate, report."""
     args = parse_args()
-    hvd.init()  # Horovod: meets the other ranks
+    meet_the_ranks(args.device)  # Horovod
     bind_to_cores(hvd.local_rank(), hvd.local_size())  # Horovod: threads that wander make all ranks wait for one
     train_images, train_labels, test_images, test_labels = data = load_mnist(args.data_dir)
     if train_images.max() <= 1 and hvd.rank() == 0:  # Horovod: one report
@@ -280,6 +298,7 @@ def main():
         print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     seed = args.seed + 1_000_000 * hvd.rank()  # Horovod: every rank shuffles and drops differently
     mx.random.seed(seed)
+    ctypes.CDLL(None).srand(seed)  # C's rand() gives cuDNN's dropout its seed: apache/mxnet issue 15662
     np.random.seed(seed)
     model = build_model(device)
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)

@@ -4,13 +4,12 @@
 # ///
 """MNIST in keras-mxnet, Keras with the MXNet backend, on one device: Sequential, compile and fit.
 
-uv run mnist_mx_keras.py                 # brings its own packages, for the CPU
-python mnist_mx_keras.py                 # in an environment made from requirements.txt
-python mnist_mx_keras.py --device gpu    # in an environment made from requirements-gpu.txt
+uv run mnist_mx_keras.py    # or python mnist_mx_keras.py, see requirements.txt and requirements-gpu.txt
 """
 
 import argparse
 import collections.abc
+import ctypes
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ import loky
 THREADS = os.environ.get("OMP_NUM_THREADS") or str(loky.cpu_count(only_physical_cores=True))  # within a quota, too
 for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "KERAS_", "MXNET_OMP_", "OMP_"))]:
     del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["NVIDIA_TF32_OVERRIDE"] = os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"  # float32 is IEEE single on a GPU
 os.environ.update(OMP_NUM_THREADS=THREADS if THREADS in map(str, range(1, 1025)) else "1", KERAS_HOME=os.devnull)
 collections.Iterable = collections.abc.Iterable  # keras-mxnet reads the name that Python 3.10 removed
 
@@ -137,6 +137,7 @@ def load_mnist(data_dir):
 def find_device(kind):
     """Return the name of an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one can be used, else the CPU."""
     gpus, fault = 0, ""
+    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is
     try:
         if kind != "cpu":
             gpus = mx.context.num_gpus()
@@ -182,6 +183,7 @@ def main():
     np.random.seed(args.seed)
     model = build_model(device)
     mx.random.seed(args.seed)  # here, as keras-mxnet seeds MXNet itself for every layer that it makes
+    ctypes.CDLL(None).srand(args.seed)  # C's rand() gives cuDNN's dropout its seed: apache/mxnet issue 15662
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size)
     accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size)
     print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)

@@ -4,12 +4,11 @@
 # ///
 """MNIST in MXNet's Symbol and Module API on one device, with NDArrayIter batches.
 
-uv run mnist_mx_sym.py                 # brings its own packages, for the CPU
-python mnist_mx_sym.py                 # in an environment made from requirements.txt
-python mnist_mx_sym.py --device gpu    # in an environment made from requirements-gpu.txt
+uv run mnist_mx_sym.py    # or python mnist_mx_sym.py, see requirements.txt and requirements-gpu.txt
 """
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ import loky
 THREADS = os.environ.get("OMP_NUM_THREADS") or str(loky.cpu_count(only_physical_cores=True))  # within a quota, too
 for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "MXNET_OMP_", "OMP_"))]:
     del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["NVIDIA_TF32_OVERRIDE"] = os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"  # float32 is IEEE single on a GPU
 os.environ["OMP_NUM_THREADS"] = THREADS if THREADS in map(str, range(1, 1025)) else "1"  # parse_args() refuses it
 
 import mxnet as mx
@@ -38,8 +38,8 @@ CLASSES = 10
 SEED = 42
 
 
-def build_model(device, batch_size):
-    """Return the CNN, (batch_size, 1, 28, 28) in [0, 1] to probabilities, Glorot uniform weights and zero biases."""
+def build_model(device, batches):
+    """Return the CNN, (n, 1, 28, 28) in [0, 1] to probabilities and losses, Glorot uniform weights, zero biases."""
     x = mx.sym.Variable("data")
     x = mx.sym.Convolution(x, kernel=(3, 3), num_filter=32, name="conv1")
     x = mx.sym.Activation(x, act_type="relu")
@@ -51,18 +51,20 @@ def build_model(device, batch_size):
     x = mx.sym.Activation(x, act_type="relu")
     x = mx.sym.Dropout(x, p=DROPOUT_DENSE)
     x = mx.sym.FullyConnected(x, num_hidden=CLASSES, name="dense2")
-    x = mx.sym.SoftmaxOutput(x, name="softmax")  # its gradient is that of the cross-entropy
-    model = mx.mod.Module(x, context=device)
-    model.bind([("data", (batch_size, 1, 28, 28))], [("softmax_label", (batch_size,))])
+    label = mx.sym.Variable("softmax_label")
+    loss = -mx.sym.pick(mx.sym.log_softmax(x), label)  # of every image
+    x = mx.sym.SoftmaxOutput(x, label, name="softmax")  # its gradient is that of the cross-entropy
+    model = mx.mod.Module(mx.sym.Group([x, mx.sym.BlockGrad(loss)]), context=device)
+    model.bind(batches.provide_data, batches.provide_label)
     model.init_params(mx.init.Xavier())
     return model
 
 
-def train(model, images, labels, epochs, batch_size, device):
-    """Train on images (n, 1, 28, 28) in [0, 1] and labels (n,), batch_size images per device; return the seconds."""
-    batches = mx.io.NDArrayIter(images, labels, batch_size, shuffle=True, last_batch_handle="discard")
+def train(model, batches, epochs, device):
+    """Train on batches of images (n, 1, 28, 28) in [0, 1] and labels (n,); return the seconds."""
     adam = {"learning_rate": LEARNING_RATE, "beta1": BETA_1, "beta2": BETA_2, "epsilon": EPSILON}
     model.init_optimizer(optimizer="adam", optimizer_params=adam)  # divides the gradients by the batch size
+    steps = batches.num_data // batches.batch_size
     mx.nd.waitall()
     start = time.perf_counter()
     for epoch in range(epochs):
@@ -72,10 +74,8 @@ def train(model, images, labels, epochs, batch_size, device):
         for batch in batches:
             model.forward_backward(batch)
             model.update()
-            probabilities = model.get_outputs()[0]
-            label = batch.label[0].as_in_context(device)
-            loss_sum -= (mx.nd.pick(probabilities, label) + 1e-12).log().mean()  # stays on the device
-        loss = loss_sum.asscalar() / (len(images) // batch_size)
+            loss_sum += model.get_outputs()[1].mean()  # stays on the device
+        loss = loss_sum.asscalar() / steps
         seconds = time.perf_counter() - epoch_start
         print(f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  {seconds:.2f} s", flush=True)
     mx.nd.waitall()
@@ -85,7 +85,12 @@ def train(model, images, labels, epochs, batch_size, device):
 def evaluate(model, images, labels, batch_size):
     """Return the fraction of images (n, 1, 28, 28) whose largest probability is that of their label (n,)."""
     batches = mx.io.NDArrayIter(images, labels, batch_size)  # pads the last batch, predict cuts the padding off
-    return np.mean(model.predict(batches).argmax(axis=1).asnumpy() == labels)
+    return np.mean(model.predict(batches)[0].argmax(axis=1).asnumpy() == labels)
+
+
+def build_batches(images, labels, batch_size):
+    """Return an iterator over shuffled batches of images (n, 28, 28) and labels (n,), both uint8."""
+    return mx.io.NDArrayIter(to_input(images), labels, batch_size, shuffle=True, last_batch_handle="discard")
 
 
 def to_input(images):
@@ -135,6 +140,7 @@ def load_mnist(data_dir):
 def find_device(kind):
     """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one can be used, else the CPU."""
     gpus, fault = 0, ""
+    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is
     try:
         if kind != "cpu":
             gpus = mx.context.num_gpus()
@@ -178,9 +184,11 @@ def main():
     name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     mx.random.seed(args.seed)
+    ctypes.CDLL(None).srand(args.seed)  # C's rand() gives cuDNN's dropout its seed: apache/mxnet issue 15662
     np.random.seed(args.seed)
-    model = build_model(device, args.batch_size)
-    seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size, device)
+    batches = build_batches(train_images, train_labels, args.batch_size)
+    model = build_model(device, batches)
+    seconds = train(model, batches, args.epochs, device)
     accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size)
     print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)
 

@@ -4,9 +4,7 @@
 # ///
 """MNIST in TensorFlow's tf.keras on one device: Sequential, compile and fit.
 
-uv run mnist_tf_keras.py                 # brings its own packages, for the CPU
-python mnist_tf_keras.py                 # in an environment made from requirements-tf.txt
-python mnist_tf_keras.py --device gpu    # in an environment made from requirements-tf.txt, changed as it says
+uv run mnist_tf_keras.py    # or python mnist_tf_keras.py, see requirements-tf.txt
 """
 
 import argparse
@@ -24,6 +22,7 @@ import loky
 THREADS = os.environ.get("OMP_NUM_THREADS") or str(loky.cpu_count(only_physical_cores=True))  # within a quota, too
 for x in [x for x in os.environ if x.startswith(("DNNL_DEFAULT_", "KERAS_", "ONEDNN_DEFAULT_", "TF_CONFIG"))]:
     del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
+os.environ["NVIDIA_TF32_OVERRIDE"] = os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"  # float32 is IEEE single on a GPU
 os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull, "TF_USE_LEGACY_KERAS": "0"}  # no keras.json
 os.environ |= {"OMP_NUM_THREADS": THREADS, "TF_CPP_MIN_LOG_LEVEL": "2"}  # errors only
 
@@ -41,7 +40,7 @@ CLASSES = 10
 SEED = 42
 
 
-def build_model():
+def build_model(device):
     """Return the CNN, (n, 28, 28, 1) in [0, 1] to probabilities, with Glorot uniform weights and zero biases."""
     tf.keras.backend.set_image_data_format("channels_last")  # the only layout that TensorFlow trains on a CPU
     layers = [
@@ -57,14 +56,17 @@ def build_model():
     ]
     model = tf.keras.Sequential(layers)
     adam = tf.keras.optimizers.Adam(LEARNING_RATE, BETA_1, BETA_2, EPSILON)
-    model.compile(adam, "sparse_categorical_crossentropy", jit_compile=False)  # XLA is many times slower on a CPU
+    # XLA is many times slower on a CPU, and Keras would take it there, too, where it sees a GPU
+    model.compile(adam, "sparse_categorical_crossentropy", jit_compile="auto" if device == "gpu" else False)
     return model
 
 
 def train(model, images, labels, epochs, batch_size):
     """Train on images (n, 28, 28, 1) in [0, 1] and labels (n,), batch_size images per device; return the seconds."""
-    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images))
-    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2)  # batches are assembled beside the steps
+    with tf.device("cpu"):  # where datasets run
+        images, labels = tf.constant(images), tf.constant(labels)
+    indices = tf.data.Dataset.range(len(images)).shuffle(len(images)).batch(batch_size, drop_remainder=True)
+    dataset = indices.map(lambda i: (tf.gather(images, i), tf.gather(labels, i))).prefetch(2)  # beside the steps
     # tf.data tunes itself, and then an epoch can stall at its end. Debug mode turns that off, also in the datasets that
     # MirroredStrategy makes, which no option reaches. It drops every prefetch that comes later, hence the order here.
     tf.data.experimental.enable_debug_mode()
@@ -150,8 +152,12 @@ def find_device(kind):
         print(f"on the CPU, as TensorFlow sees {len(gpus)} x gpu{fault}", file=sys.stderr)
     tf.config.threading.set_intra_op_parallelism_threads(int(THREADS))
     tf.config.threading.set_inter_op_parallelism_threads(int(THREADS))  # operations side by side
-    tf.config.set_visible_devices([] if fault else gpus[:1], "GPU")
-    return "cpu" if fault or not gpus else "gpu"
+    tf.config.experimental.enable_tensor_float_32_execution(os.environ["NVIDIA_TF32_OVERRIDE"] == "1")
+    gpus = [] if fault else gpus[:1]
+    tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)  # it takes what it needs, not all there is
+    return "gpu" if gpus else "cpu"
 
 
 def parse_args():
@@ -183,7 +189,7 @@ def main():
     name = SCRIPT.name.encode("ascii", "backslashreplace").decode()  # which every terminal can print
     print(f"{name}: {versions}, {where}, seed {args.seed}", flush=True)
     tf.keras.utils.set_random_seed(args.seed)
-    model = build_model()
+    model = build_model(device)
     seconds = train(model, to_input(train_images), train_labels, args.epochs, args.batch_size)
     accuracy = evaluate(model, to_input(test_images), test_labels, args.batch_size)
     print(f"duration: {seconds:.2f} s\naccuracy: {accuracy:.4f}", flush=True)

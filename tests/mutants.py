@@ -116,11 +116,12 @@ WORK = [
     (["keras"], "n = len(images) // batch_size * batch_size", "n = len(images)", "training drops a remainder"),
     (["tf_keras_mgpu"], ", drop_remainder=True", "", "training drops a remainder"),
     (
-        ["gluon_mgpu", "sym_mgpu"],
+        ["gluon_mgpu"],
         "    batch_size *= len(devices)  # two devices: weak scaling",
         "    pass  # two devices: weak scaling",
         "batch per device",
     ),
+    (["sym_mgpu"], "train_labels, n * args.batch_size)", "train_labels, args.batch_size)", "batch per device"),
     (
         ["gluon_ds", "gluon_ds_mgpu"],
         "to_tensor = gluon.data.vision.transforms.ToTensor()",
@@ -178,8 +179,8 @@ WORK = [
     (["gluon_hvd"], '        hvd.allreduce_(loss_sum, name="loss")', "        pass", "mean over all ranks"),
     (
         ["sym"],
-        "(mx.nd.pick(probabilities, label) + 1e-12)",
-        "(mx.nd.pick(probabilities, label) + 0.1)",
+        "mx.sym.log_softmax(x)",
+        "mx.sym.log_softmax(x, temperature=1.1)",
         "cross-entropy",
     ),
     (KERAS, "{logs['loss']:.4f}", "{logs['loss'] / 2:.4f}", "mean over all batches"),
@@ -245,7 +246,13 @@ WORK = [
         "a hybridized block",
     ),
     (["gluon_ds", "gluon_ds_mgpu"], "(static_alloc=True, static_shape=True)", "()", "static_alloc, static_shape"),
-    (["tf_keras_mgpu"], "jit_compile=False", "jit_compile=False, run_eagerly=True", "the framework's own fast path"),
+    (["tf_keras_mgpu"], '_crossentropy")', '_crossentropy", run_eagerly=True)', "the framework's own fast path"),
+    (
+        ["gluon_mgpu", "gluon_hvd"],
+        "    loss_function.hybridize(static_alloc=True, static_shape=True)\n",
+        "",
+        "the loss, too",
+    ),
     (
         ["gluon", "sym_mgpu", "keras"],
         "    mx.nd.waitall()\n    return",
@@ -265,8 +272,14 @@ WORK = [
         "        epoch_start = time.perf_counter()\n        start = epoch_start\n",
         "the clock starts before the first epoch",
     ),
-    (["gluon_hvd"], '    hvd.allreduce_(barrier, name="start")\n', "", "the clock starts past a barrier"),
-    (["gluon_hvd"], '    hvd.allreduce_(barrier, name="end")', "    pass", "the clock stops past a barrier"),
+    (["gluon_hvd"], '    wait_for_all("start")', "    mx.nd.waitall()", "the clock starts past a barrier"),
+    (["gluon_hvd"], '    wait_for_all("end")', "    mx.nd.waitall()", "the clock stops past a barrier"),
+    (
+        ["gluon_hvd"],
+        "    mx.nd.waitall()  # the barrier is on the CPU: it would not wait for a GPU\n",
+        "",
+        "the clock stops when every device is done",
+    ),
     (TF, "    tf.data.experimental.enable_debug_mode()\n", "", "autotuning off"),
     (TORCH, "loss_sum += loss.detach()", "loss_sum += loss.item()", "no synchronisation per step"),
     (
@@ -454,9 +467,21 @@ EPOCHS = [
 ]
 CLOCK = [
     (
-        ["gluon", "gluon_hvd", "sym"],
+        ["gluon", "gluon_hvd"],
         f"        loss = loss_sum.asscalar() / (len(images) // batch_size)\n{LATE}",
         f"{LATE}        loss = loss_sum.asscalar() / (len(images) // batch_size)\n",
+        "an epoch's seconds end when the device is done",
+    ),
+    (
+        ["sym"],
+        f"        loss = loss_sum.asscalar() / steps\n{LATE}",
+        f"{LATE}        loss = loss_sum.asscalar() / steps\n",
+        "an epoch's seconds end when the device is done",
+    ),
+    (
+        ["sym_mgpu"],
+        f"        loss = np.mean([x.asscalar() for x in loss_sums]) / steps  # two devices: the mean\n{LATE}",
+        f"{LATE}        loss = np.mean([x.asscalar() for x in loss_sums]) / steps  # two devices: the mean\n",
         "an epoch's seconds end when the device is done",
     ),
     (
@@ -472,7 +497,7 @@ CLOCK = [
         "an epoch's seconds end when the device is done",
     ),
     (
-        ["gluon_mgpu", "sym_mgpu"],
+        ["gluon_mgpu"],
         f"        loss = np.mean([x.asscalar() for x in loss_sums]) / (len(images) // batch_size)  # two devices: the mean\n{LATE}",
         f"{LATE}        loss = np.mean([x.asscalar() for x in loss_sums]) / (len(images) // batch_size)  # two devices: the mean\n",
         "an epoch's seconds end when the device is done",
@@ -512,10 +537,7 @@ CLOCK = [
     ),
     (
         ["torch"],
-        (
-            "    torch.get_device_module(device).synchronize()\n    start = time.perf_counter()\n"
-            "    images = torch.as_tensor(images, device=device)\n"
-        ),
+        "    torch.get_device_module(device).synchronize()\n    start = time.perf_counter()\n",
         (
             "    images = torch.as_tensor(images, device=device)\n"
             "    torch.get_device_module(device).synchronize()\n    start = time.perf_counter()\n"
@@ -529,13 +551,19 @@ CLOCK = [
         "copies are in the clock",
     ),
     (
-        ["gluon", "gluon_hvd", "sym"],
+        ["gluon", "gluon_hvd"],
         "mx.io.NDArrayIter(images, labels, batch_size, shuffle",
         "mx.io.NDArrayIter(mx.nd.array(images, device), labels, batch_size, shuffle",
         "copies are in the clock",
     ),
     (
-        ["gluon_mgpu", "sym_mgpu"],
+        SYM,
+        "mx.io.NDArrayIter(to_input(images), labels, batch_size, shuffle",
+        "mx.io.NDArrayIter(mx.nd.array(to_input(images), mx.cpu(1)), labels, batch_size, shuffle",
+        "copies are in the clock",
+    ),
+    (
+        ["gluon_mgpu"],
         "mx.io.NDArrayIter(images, labels, batch_size, shuffle",
         "mx.io.NDArrayIter(mx.nd.array(images, devices[0]), labels, batch_size, shuffle",
         "copies are in the clock",
@@ -632,6 +660,10 @@ SHUFFLE = [
         "        batches.reset()  # reshuffles\n",
         (
             "        batches.reset()  # reshuffles\n"
+            "        if epoch == 0:\n"
+            "            images, labels = batches.data[0][1].asnumpy(), batches.label[0][1].asnumpy()\n"
+            "            order = np.argsort(images[:, 0, 0, 0] * 256 + images[:, 0, 0, 1])\n"
+            "            images, labels = images[order], labels[order]\n"
             "        order = np.concatenate([np.random.permutation(x) for x in np.array_split(np.arange(len(images)), 60)])\n"
             '        batches.data = [("data", mx.nd.array(images[order]))]\n'
             '        batches.label = [("softmax_label", mx.nd.array(labels[order]))]\n'
@@ -705,7 +737,7 @@ WHERE = [
     (["gluon_ds", "gluon_ds_mgpu"], '"num_workers": WORKERS', '"num_workers": 0', "worker processes"),
     (["gluon_ds"], "WORKERS = 2", "WORKERS = 1", "two worker processes"),
     (["gluon_ds_mgpu"], '"num_workers": WORKERS', '"num_workers": WORKERS, "thread_pool": True', "worker processes"),
-    (["sym", "sym_mgpu"], "mx.mod.Module(x, context=", "mx.mod.Module(x, context=[mx.cpu(0)] or ", "the devices found"),
+    (SYM, "BlockGrad(loss)]), context=", "BlockGrad(loss)]), context=[mx.cpu(0)] or ", "the devices found"),
     (
         ["gluon"],
         "        logits = model(mx.nd.array(images[i : i + batch_size], device))",
@@ -1396,7 +1428,7 @@ TOGETHER = [
     (["gluon_hvd"], "timeout=10).close()", "timeout=10).close() if False else 0", "a launcher that is gone is said"),
     (
         ["torch_mgpu"],
-        "    except (OSError, SystemExit, torch.AcceleratorError) as error:",
+        "    except (OSError, SystemExit, torch.AcceleratorError, torch.OutOfMemoryError, dist.DistError) as error:",
         "    except OSError as error:",
         "one line",
     ),
@@ -1430,6 +1462,58 @@ GPU = [
 ]
 
 
+TF32 = 'os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"'
+HALF = '    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is\n'
+SETTINGS = [
+    (["gluon", "keras_mgpu", "tf_keras", "torch"], TF32, '"0"', "the user's switch stands"),
+    (["gluon_hvd", "sym", "tf_keras_mgpu", "torch_mgpu"], TF32, 'os.environ.get("NVIDIA_TF32_OVERRIDE", "1")', "off"),
+    (["gluon_ds", "sym_mgpu", "keras", "gluon_hvd"], HALF, "", "half precision is never on"),
+    (
+        TF,
+        "enable_tensor_float_32_execution(",
+        "tensor_float_32_execution_enabled() or (",
+        "TensorFlow's switch follows",
+    ),
+    (TORCH, '= "tf32" if', '= "tf32" if True or', "cuDNN's convolutions follow"),
+    (["torch"], "cudnn.benchmark = True", "cudnn.benchmark = False", "cuDNN's fastest kernels"),
+    (["gluon_hvd"], "    if not gpus:  # look", "    if True:  # look", "5 ms only without GPUs"),
+    (
+        ["gluon_hvd"],
+        "    except mx.MXNetError:\n        gpus = 0  # find",
+        "    except KeyError:\n        gpus = 0  # find",
+        "a driver's fault",
+    ),
+    (
+        ["tf_keras"],
+        "    gpus = [] if fault else gpus[:1]\n",
+        "    gpus = [] if fault else gpus\n",
+        "no more GPUs than one",
+    ),
+    (["tf_keras_mgpu"], "else gpus[:count]", "else gpus", "no more GPUs than asked for"),
+    (TF, "set_memory_growth(gpu, True)", "set_memory_growth(gpu, False)", "memory grows"),
+    (
+        ["tf_keras"],
+        'jit_compile="auto" if device == "gpu" else False',
+        'jit_compile="auto"',
+        "no XLA on a CPU beside a GPU",
+    ),
+    (["tf_keras"], 'jit_compile="auto" if device == "gpu" else False', "jit_compile=False", "XLA on a GPU"),
+]
+SEED_OF_C = [
+    (["gluon", "gluon_ds_mgpu", "sym", "keras_mgpu"], "    ctypes.CDLL(None).srand(args.seed)", "    pass", "C's seed"),
+    (["gluon_mgpu", "keras"], ".srand(args.seed)", ".srand(SEED)", "another seed gives other masks"),
+    (["gluon_hvd"], ".srand(seed)", ".srand(args.seed)", "the ranks' masks differ"),
+]
+FORK = [
+    (
+        ["gluon_ds"],
+        "    batches = build_batches(train_images, train_labels, args.batch_size)\n    device = find_device(args.device)\n",
+        "    device = find_device(args.device)\n    batches = build_batches(train_images, train_labels, args.batch_size)\n",
+        "workers are forked first",
+    ),
+]
+
+
 def script_of(name):
     """Return the file name of a script by its short name."""
     return f"mnist_{name}.py" if name.startswith(("tf_", "torch")) else f"mnist_mx_{name}.py"
@@ -1452,11 +1536,15 @@ KINDS = {
     "TOGETHER": TOGETHER,
     "DATALOADER": DATALOADER,
     "GPU": GPU,
+    "SETTINGS": SETTINGS,
+    "SEED_OF_C": SEED_OF_C,
+    "FORK": FORK,
     **ENVIRONMENT,
 }
 ASKED = {  # the tests of test_work.py that must see a kind, and the probe's runs that they need; of other kinds: all
     "RATE": ("learning_rate or dropout_in_training", "long dropout masks"),
     "EPOCHS": ("learning_rate", "long"),
+    "SEED_OF_C": ("seed_of_c", "first again other"),
     "CLOCK": ("clock or copies_count or epoch_seconds", "steps still"),
     "SHUFFLE": ("any_image", "order"),
     "FAST": ("fast_kernels or threads_compute or runs_ahead or one_kernel", "steps first again"),
@@ -1480,6 +1568,8 @@ def tests_of(kind, script):
         "TOGETHER": ["tests/test_ranks.py"],
         "DATALOADER": ["tests/test_dataloader.py"],
         "GPU": ["tests/test_unusable_gpu.py", "-k", script],
+        "SETTINGS": ["tests/test_gpu_settings.py"],
+        "FORK": ["tests/test_dataloader.py", "-k", "before_the_device"],
         "PROCESSES": ["tests/test_torch.py"],
         "USER": ["tests/test_user.py", "-k", f"{script} or mistakes"],
     }[kind]

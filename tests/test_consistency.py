@@ -91,11 +91,12 @@ def test_text_shared_by_some():
     for name in ("bind_to_cores", "choose_cpus", "find_siblings", "describe"):
         check_same(name, two)
     check_same("keep_freed_memory", [script for script in SCRIPTS if "_torch" in script])
-    for name in ("build_batches", "to_tensor"):
-        check_same(name, [script for script in SCRIPTS if "_ds" in script])
+    for api, names in {"_ds": ("build_batches", "to_tensor", "WORKERS"), "_sym": ("build_batches",)}.items():
+        for name in names:
+            check_same(name, [script for script in SCRIPTS if api in script])
     shared = {"to_input", "to_batch", "to_tensor", "build_batches", "ReportEpoch", "keep_freed_memory"}
-    of_ranks = {"bind_to_cores", "choose_cpus", "find_siblings", "describe", "check_args", "run", "start"}
-    assert others == shared | of_ranks
+    of_ranks = {"bind_to_cores", "choose_cpus", "find_siblings", "describe", "meet_the_ranks", "wait_for_all"}
+    assert others == shared | of_ranks | {"check_args", "run", "start"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -113,7 +114,7 @@ def test_order(script):
     letters = {"Import": "i", "ImportFrom": "i", "FunctionDef": "f", "ClassDef": "f"}
     kinds = "".join(letters.get(statement[0], "x") for statement in found)
     # docstring, the standard library, Ctrl-C, loky and settings, the packages, constants, functions, the call of main
-    assert re.fullmatch("xi+xix+i+x+f+x?f*xxxf+x", kinds), kinds
+    assert re.fullmatch("xi+xix+i+x+f+x*f*xxxf+x", kinds), kinds
     assert found[-1][4].startswith('if __name__ == "__main__":\n') and "    main()\n" in found[-1][4]
     standard = [text for kind, _, _, _, text in found[: kinds.index("x", 1)] if kind.startswith("Import")]
     assert [text for text in standard if text.split("  #")[0].split()[1] not in MORE_IMPORTS] == IMPORTS
@@ -160,10 +161,15 @@ def test_command_line_and_report():
         text = re.sub(r"versions = .*", "versions = …", text)
         text = re.sub(r"1 x \{device(\.device_type|\[:3\])?\}", "1 x {kind}", text)
         text = re.sub(r"(?m)^    kind = .*\n", "", text)
-        text = re.sub(r"(?m)^    [\w.]*seed\(args\.seed\).*\n", "", text)
+        text = re.sub(r"(?m)^    .*seed\(args\.seed\).*\n|^    ctypes.CDLL\(None\)\.srand\(.*\n", "", text)
         text = re.sub(r"build_model\(.*\)", "build_model(…)", text)
         text = re.sub(r"(?m)^    (torch\.set_num_threads|keep_freed_memory)\(.*\n", "", text)
-        text = re.sub(r"(?m)^    batches = build_batches\(.*\n", "", text)  # DataLoader's, made before the model
+        text = re.sub(
+            r"(?m)^    # before the GPU .*\n|^    batches = build_batches\(.*\n", "", text
+        )  # made before the model
+        text = text.replace(
+            "train(model, batches, args.epochs, device", "train(model, batches, args.epochs, args.batch_size, device"
+        )
         text = text.replace("train(model, batches,", "train(model, train_images, train_labels,")
         text = re.sub(r"to_input\((\w+)\)", r"\1", text)  # DataLoader makes its own
         return text.replace("args.batch_size, device)", "args.batch_size)")

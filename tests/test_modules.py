@@ -51,6 +51,7 @@ for name, kind, gpus, count, rank in json.loads(sys.argv[2]):
         config.list_physical_devices = lambda kind: cpus if kind == "CPU" else ["a GPU"] * gpus
         script.subprocess.run = lambda *words, **options: Fake(returncode=0)  # a trial finds that a GPU can be used
         config.set_visible_devices = lambda devices, kind: hidden.append(kind) if devices == [] else None
+        config.experimental.set_memory_growth = lambda device, grows: None  # asked in test_gpu_settings.py
     elif "_torch" in name:
         script.torch.cuda.device_count = lambda: gpus
         script.torch.ones = lambda *words, **options: Fake(cpu=lambda: None)

@@ -117,6 +117,14 @@ def test_process_that_ends_early(tmp_path, few_digits, moment, how):
     assert not processes(f"TEST_FOLDER={tmp_path}")
 
 
+@pytest.mark.parametrize("error", ["torch.AcceleratorError", "torch.OutOfMemoryError", "dist.DistBackendError"])
+def test_gpu_that_fails_in_a_process(tmp_path, few_digits, error):
+    """What CUDA and NCCL say while a process trains is one line."""
+    done = run_dying(tmp_path, few_digits, "training", f'raise {error}("CUDA error: it broke\\nMore in the manual.")')
+    assert done.returncode == 1
+    assert error_line(done.stderr) == "error: CUDA error: it broke"
+
+
 def test_fault_of_the_script_shows_its_traceback(tmp_path, few_digits):
     """Who changes a copy must see where it fails: only what the user can mend is one line."""
     done = run_dying(tmp_path, few_digits, "training", 'raise ValueError("mine")')

@@ -3,6 +3,7 @@
 Every script is probed in its own environment (probe.py), with one device or rank and, the parallel ones, with two and three.
 """
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -424,6 +425,22 @@ def test_seeds(probe, script, devices):
     assert all((places[0] != place).any() for place in places[1:])
 
 
+def first_numbers(seed):
+    """Return the first three numbers of C's rand() after a seed."""
+    libc = ctypes.CDLL(None)
+    libc.srand(seed)
+    return [libc.rand() for _ in range(3)]
+
+
+@pytest.mark.parametrize("script, devices", [(script, n) for script, n in FULL if "_mx_" in script])
+def test_seed_of_c(probe, script, devices):
+    """C's rand(), from which MXNet seeds cuDNN's dropout, is seeded when training starts; the ranks' differently."""
+    for rank, answer in enumerate(probe(script, devices)):
+        for run in SEEDED:
+            seed = RUNS[run].seed + (1_000_000 * rank if script in RANKS else 0)
+            assert answer[f"{run}.rand"].tolist() == first_numbers(seed)
+
+
 def events_of(answer, run):
     """Return the names of what was called from the start of train() to its end, and the seconds of the clock at each."""
     names, seconds = answer[f"{run}.events"].tolist(), answer[f"{run}.event_seconds"]
@@ -461,6 +478,9 @@ def test_clock(probe, script, devices):
             assert "allreduce" in events[:start]
             epoch_end = max(i for i, word in enumerate(events[:stop]) if word == "clock")
             assert "allreduce" in events[epoch_end:stop]
+            barrier = events.index("allreduce", epoch_end)
+            if "_hvd" in script:  # whose barrier is on the CPU and waits for no GPU: the rank does, before it
+                assert "wait" in events[epoch_end:barrier]
         assert answer["still.train_seconds"] == pytest.approx(seconds[stop] - seconds[start])
         for run in ("steps", "still"):
             assert answer[f"{run}.left_seconds"] < 0.02  # a step takes more
@@ -489,8 +509,8 @@ def test_epoch_seconds_are_all_of_the_epoch(probe, script, devices):
             words = [
                 word for word, _ in epoch if word in ("clock", "reset", "ask", "forward", "fetch", "wait", "fused Adam")
             ]
-            if i > 0:
-                assert words[0] == "clock"  # before anything is asked for
+            if i > 0:  # its first reading comes before anything is asked for, its second after all
+                assert words[0] == "clock" and words.count("clock") == 2
             assert words[-1] == "clock" and words[-2] in ("fetch", "wait")  # when the host has the results
         if "keras" not in script:  # whose fit has work of its own at its end
             assert rest[-1][1] - rest[0][1] < 0.1 * answer[f"{run}.train_seconds"] + 0.02  # nothing is left
