@@ -491,6 +491,7 @@ def test_epoch_seconds_are_all_of_the_epoch(probe, script, devices):
             ]
             if i > 0:
                 assert words[0] == "clock"  # before anything is asked for
+                assert words.count("clock") == 2  # and not asked again until the end
             assert words[-1] == "clock" and words[-2] in ("fetch", "wait")  # when the host has the results
         if "keras" not in script:  # whose fit has work of its own at its end
             assert rest[-1][1] - rest[0][1] < 0.1 * answer[f"{run}.train_seconds"] + 0.02  # nothing is left
