@@ -114,6 +114,44 @@ def processes(*variables):
     return found
 
 
+def finish(process, timeout=120):
+    """Return the exit status, the lines on stdout and stderr; no process of the session that process leads may be left."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"it hangs:\n{out}\n{err}")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return process.returncode, (out or "").splitlines(), err.splitlines()
+        assert time.monotonic() < deadline, "a process is left behind"
+        time.sleep(0.1)
+
+
+def cpu_seconds(session):
+    """Return the CPU seconds of every thread of a session's processes, by the thread's number."""
+    seconds = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if int((path / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                for thread in (path / "task").iterdir():
+                    words = (thread / "stat").read_text().rpartition(")")[2].split()
+                    seconds[thread.name] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def busy_threads(process, seconds=1.5):
+    """Return how many threads of a session compute: those with at least 0.4 of the CPU time of the busiest."""
+    before = cpu_seconds(process.pid)
+    time.sleep(seconds)
+    spent = [after - before.get(thread, 0) for thread, after in cpu_seconds(process.pid).items()]
+    return sum(x > 0.4 * max(spent) for x in spent)
+
+
 class Job:
     """A launched command in an empty folder with a copy of a script; its processes are known by their environment."""
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -145,13 +144,16 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_nobody_reads(tmp_path):
-    write(tmp_path / "x.json", KNOWN)
-    for redirection in (">&-", "> /dev/full", "| head -1", "2>&-"):
-        shutil.copy(tmp_path / "x.json", tmp_path / "y.json")
-        line = f"'{sys.executable}' '{ROOT}/report.py' '{tmp_path}/y.json' {redirection}"
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), redirection
-        (tmp_path / "y.png").unlink()
+    processes = {}
+    for i, redirection in enumerate((">&-", "> /dev/full", "| head -1", "2>&-")):
+        file = write(tmp_path / f"{i}.json", KNOWN)
+        line = f"'{sys.executable}' '{ROOT}/report.py' '{file}' {redirection}"
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes[redirection] = file, subprocess.Popen(line, shell=True, **pipes)
+    for redirection, (file, process) in processes.items():
+        _, err = process.communicate()
+        assert (process.returncode, err) == (0, ""), redirection
+        assert file.with_suffix(".png").exists(), redirection
 
 
 def test_no_utf8(tmp_path):

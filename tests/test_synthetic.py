@@ -21,10 +21,10 @@ def draw(*arguments):
     return subprocess.run(command(*arguments), check=False, capture_output=True, text=True, timeout=120)
 
 
-def start_and_wait_for_drawing(folder):
+def start_and_wait_for_drawing(folder, *arguments):
     """Start a drawing that takes seconds; return its process once it has begun."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command(folder), **pipes)
+    process = subprocess.Popen(command(folder, *arguments), **pipes)
     deadline = time.monotonic() + 30
     while not os.listdir(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -87,7 +87,7 @@ def test_never_overwrites_a_link(tmp_path):
 
 def test_file_that_appears_while_drawing(tmp_path):
     """It is kept, and the digits that were drawn are not left beside it."""
-    process = start_and_wait_for_drawing(tmp_path)
+    process = start_and_wait_for_drawing(tmp_path, "--train", 10_000)
     (tmp_path / NAME).write_bytes(b"mine")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")

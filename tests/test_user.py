@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPTS, error_line, python_of, usage_error
+from conftest import ROOT, SCRIPTS, busy_threads, error_line, finish, python_of, usage_error
 
 FIRST = (
     r"{script}: (?:(?:horovod|keras|keras-mxnet|mxnet|tensorflow|torch) \d[\d.]*(?:\+\w+)?, )+python 3\.\d+\.\d+, "
@@ -51,20 +51,6 @@ def start(tmp_path):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-
-
-def finish(process, timeout=300):
-    """Return the exit status, the lines on stdout and stderr; no process of the session may be left."""
-    out, err = process.communicate(timeout=timeout)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
-        assert time.monotonic() < deadline, "a process is left behind"
-        time.sleep(0.1)
-    return process.returncode, out.splitlines(), err.splitlines()
 
 
 def check_first_line(line, script, batch, seed):
@@ -155,17 +141,24 @@ def test_data_that_cannot_be_had(start, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_interrupt_while_training(start, few_digits, script):
-    """Ctrl-C ends a run at once by the signal itself; finish sees to it that no worker is left."""
+def test_busy_threads_and_interrupt_while_training(start, few_digits, script):
+    """As many threads compute as the first line names, and Ctrl-C ends the run at once by the signal itself.
+
+    finish sees to it that no worker is left.
+    """
     process = start(script, "--epochs", 9999, "--batch-size", 200, "--data-dir", few_digits)
-    check_first_line(process.stdout.readline().rstrip("\n"), script, 200, 42)
+    first = process.stdout.readline().rstrip("\n")
+    check_first_line(first, script, 200, 42)
     assert process.stdout.readline().startswith("epoch ")
+    busy = busy_threads(process)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     status, _, err = finish(process, timeout=60)
     assert status == -signal.SIGINT
     assert time.monotonic() - began < 5
     assert not any("Traceback" in line for line in err), "\n".join(err)
+    threads = int(re.search(r" (\d+) threads,", first)[1])
+    assert busy == threads if "_mgpu" not in script else busy >= threads  # two devices may compute side by side
 
 
 @pytest.mark.parametrize("script", ["mnist_mx_gluon.py", "mnist_tf_keras.py", "mnist_torch.py"])
