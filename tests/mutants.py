@@ -1428,6 +1428,29 @@ GPU = [
     (["gluon", "sym_mgpu"], ".strip().splitlines()[-1]}", "}", "one line"),
     (["torch"], ".strip().splitlines()[0]}", "}", "one line"),
 ]
+FAKE_GPU = [
+    (TORCH, "torch.as_tensor(labels, device=device).long()", "torch.as_tensor(labels).long()", "labels on the device"),
+    (TORCH, "    images = torch.as_tensor(images, device=device)\n", "", "images on the device"),
+    (TORCH, "torch.zeros((), device=device)", "torch.zeros(())", "the epoch's loss is summed on the device"),
+    (TORCH, "torch.randperm(len(images), device=device)", "torch.randperm(len(images))", "no copy in a step"),
+    (TORCH, "    return model.to(device)", "    return model", "weights on the device"),
+    (TORCH, "loss_sum += loss.detach()", "loss_sum += loss.item()", "no synchronisation per step"),
+    (TORCH, "EPSILON, fused=True)", "EPSILON)", "Adam in one kernel"),
+    (
+        TORCH,
+        "    torch.get_device_module(device).synchronize()\n    start",
+        "    start",
+        "the clock starts with the device synchronised",
+    ),
+    (
+        TORCH,
+        "    torch.get_device_module(device).synchronize()\n    return",
+        "    return",
+        "the clock stops with the device synchronised",
+    ),
+    (TORCH, "    model.eval()\n", "    model.eval().cpu()\n    device = 'cpu'\n", "evaluation on the device"),
+    (["torch_mgpu"], "replica(images[batch])", "model(images[batch])", "gradients are averaged over ranks"),
+]
 
 
 def script_of(name):
@@ -1452,6 +1475,7 @@ KINDS = {
     "TOGETHER": TOGETHER,
     "DATALOADER": DATALOADER,
     "GPU": GPU,
+    "FAKE_GPU": FAKE_GPU,
     **ENVIRONMENT,
 }
 ASKED = {  # the tests of test_work.py that must see a kind, and the probe's runs that they need; of other kinds: all
@@ -1480,6 +1504,7 @@ def tests_of(kind, script):
         "TOGETHER": ["tests/test_ranks.py"],
         "DATALOADER": ["tests/test_dataloader.py"],
         "GPU": ["tests/test_unusable_gpu.py", "-k", script],
+        "FAKE_GPU": ["tests/test_fake_gpu.py", "-k", f"{script} or ddp"],
         "PROCESSES": ["tests/test_torch.py"],
         "USER": ["tests/test_user.py", "-k", f"{script} or mistakes"],
     }[kind]
