@@ -126,6 +126,17 @@ def ask(folder, script, devices, runs, python, question, kind):
     ]
 
 
+def checked(run):
+    """Return a function that gives the answers of run, or fails with what the probe said."""
+
+    def answers(script, devices):
+        found = run(script, devices)
+        assert isinstance(found, list), found
+        return found
+
+    return answers
+
+
 @pytest.fixture(scope="session")
 def probe(tmp_path_factory):
     """Return a function that probes a script on some CPU devices, once, and returns its answers, one a rank."""
@@ -138,12 +149,7 @@ def probe(tmp_path_factory):
         folder = tmp_path_factory.mktemp("probe")
         return ask(folder, script, devices, runs, Path(python_of(script)), question, "cpu")
 
-    def answers(script, devices):
-        found = run(script, devices)
-        assert isinstance(found, list), found
-        return found
-
-    return answers
+    return checked(run)
 
 
 def make_expected(cache):
