@@ -33,6 +33,7 @@ import numpy as np
 
 HIDDEN = 4  # units between the two small layers
 EXACT = 1 + 2**-12  # a float32; rounded to TF32's ten binary places, or to those of a half, it is 1
+LONG = {"cpu": (1024, 10), "gpu": (4096, 50)}  # rows and number of products: a tenth of a second or more
 ROWS, CHANNELS, BATCH, SIDE = 128, 64, 32, 28  # of the product and the convolutions that show it
 
 
@@ -51,6 +52,7 @@ class Run:
     small: bool = False  # two small layers in place of the network
     elsewhere: bool = False  # on CPU devices that nothing takes by default
     exact: bool = False  # then a product and two convolutions are asked for
+    busy: bool = False  # when the last epoch's line is printed, every device gets long work
 
 
 NO_DROPOUT = {"DROPOUT_CONV": 0.0, "DROPOUT_DENSE": 0.0}
@@ -78,8 +80,9 @@ RUNS = {
     ),
     # as many images as MNIST has
     "order": Run(batch_size=500, watched=True, small=True),
-    # for GPUs: one step an epoch, so large that what is left of it after the clock has stopped can be seen
-    "large": Run(batch_size=0),
+    # for GPUs, whose own steps are short: what is left after the clock has stopped can be seen. On the CPU two MXNet contexts
+    # that multiply large matrices at once did not end in nine minutes
+    "busy": Run(busy=True),
 }
 
 
@@ -205,6 +208,10 @@ class Api:
         """Return the product of material_of_exact, and its images convolved in steps of one and of two, from a device."""
         raise NotImplementedError
 
+    def start_work(self, device):
+        """Give a device products as LONG says, and do not wait for them."""
+        raise NotImplementedError
+
     def wait(self):
         """Wait until no device has work left."""
         raise NotImplementedError
@@ -282,6 +289,12 @@ class MXNet(Api):
                 nd.Convolution(images, kernel, no_bias=True, kernel=(3, 3), stride=(step, step), num_filter=CHANNELS)
             )
         return [array.asnumpy() for array in found]
+
+    def start_work(self, device):
+        rows, products = LONG[self.kind]
+        matrix = self.module.mx.nd.full((rows, rows), 1 / rows, device)
+        for _ in range(products):
+            matrix = self.module.mx.nd.dot(matrix, matrix)
 
     def is_device(self, context):
         """Return whether a context is one of those that elsewhere gives, or a GPU; the host's arrays are on cpu(0)."""
@@ -516,6 +529,13 @@ class TfKeras(Api):
         assert {tensor.device for tensor in found} == {device}
         return [tensor.numpy() for tensor in found]
 
+    def start_work(self, device):
+        rows, products = LONG[self.kind]
+        with self.module.tf.device(device):
+            matrix = self.module.tf.fill((rows, rows), 1 / rows)
+            for _ in range(products):
+                matrix = self.module.tf.matmul(matrix, matrix)
+
     @staticmethod
     def to_reference(array):
         """Return (height, width, in, out) or (in, out), inputs flattened 12 x 12 x 64, as reference.py has it."""
@@ -595,6 +615,12 @@ class PyTorch(Api):
         found = [matrix @ factor]
         found += [torch.nn.functional.conv2d(images, kernel, stride=step) for step in (1, 2)]
         return [tensor.cpu().numpy() for tensor in found]
+
+    def start_work(self, device):
+        rows, products = LONG[self.kind]
+        matrix = self.module.torch.full((rows, rows), 1 / rows, device=device)
+        for _ in range(products):
+            matrix = matrix @ matrix
 
     def get_weights(self, model):
         return [[p.detach().cpu().numpy().copy() for p in model.parameters()]]
@@ -782,6 +808,11 @@ def run_main(api, name, given, devices):
             answer["left_seconds"] = time.perf_counter() - start
             used = thread_seconds()
             answer["thread_seconds"] = [used[number] - threads.get(number, 0) for number in used]
+            if run.busy:
+                start = time.perf_counter()
+                start_work()
+                api.wait()
+                answer["work_seconds"] = time.perf_counter() - start
             for replica, arrays in enumerate(api.get_weights(log.model)):
                 answer.update({f"trained{replica}_{i}": array for i, array in enumerate(arrays)})
         return answer["train_seconds"]
@@ -790,6 +821,10 @@ def run_main(api, name, given, devices):
         answer["evaluate_type"] = str(api.type_of(arguments[1]))
         log.event("evaluate")
         return evaluate(*arguments)
+
+    def start_work():
+        for device in api.devices(log.model):
+            api.start_work(device)
 
     def listened_print(*words, file=None, **options):
         if file is not None:  # a word on stderr
@@ -802,6 +837,9 @@ def run_main(api, name, given, devices):
         log.syncs.append(log.waits)
         log.calls.append(log.passes)
         log.processes.append([s for number, s in child_processes().items() if number not in others])
+        if run.busy and len(log.syncs) == run.epochs:
+            with log.aside():
+                start_work()
         if run.followed:
             with log.aside():
                 log.weights.append(api.get_weights(log.model)[0])

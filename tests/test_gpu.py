@@ -19,13 +19,12 @@ import numpy as np
 import pytest
 import test_work
 from conftest import ROOT, python_of
-from test_work import ALONE, FULL, RANKS, epochs_of, launch, losses
+from test_work import ALONE, FULL, RANKS, events_of, launch, losses
 
 from harness.environments import kind_of
 
 KIND = "gpu"
-RUNS = ["steps", "still", "dropout", "masks", "first", "again", "other", "large"]
-LARGE = 6000  # images of a step on each device: some 6 GB with what the network keeps for the gradients
+RUNS = ["steps", "still", "dropout", "masks", "first", "again", "other", "busy"]
 USED = 64  # MiB on a GPU that a process computes on: its context alone has more
 PARALLEL = [script for script, devices in FULL if devices == 2]
 NAMES = {"mx": "MXNet", "tf": "TensorFlow", "torch": "PyTorch"}
@@ -108,11 +107,8 @@ def gpu_probe(tmp_path_factory, python_with):
     @functools.cache
     def run(script, devices):
         python = python_with(script, devices)
-        images = np.zeros((LARGE * devices, 28, 28), np.uint8)
-        large = {"large_images": images, "large_labels": np.zeros(len(images), np.uint8)}
-        question = test_work.material() | large
         folder = tmp_path_factory.mktemp("gpu_probe")
-        return test_work.ask(folder, script, devices, RUNS, python, question, KIND)
+        return test_work.ask(folder, script, devices, RUNS, python, test_work.material(), KIND)
 
     return test_work.checked(run)
 
@@ -178,18 +174,18 @@ def test_seeds(gpu_probe, script, devices):
 
 
 @pytest.mark.parametrize("script, devices", FULL)
-def test_the_last_step_is_in_the_clock(gpu_probe, script, devices):
-    """With one large step an epoch, next to nothing of the second is left when train() returns."""
-    answers = gpu_probe(script, devices)
-    (_, last), _ = epochs_of(answers[0], "large")
-    seconds = last[-1][1] - last[0][1]
-    for answer in answers:
-        assert answer["large.left_seconds"] < 0.1 * seconds
+def test_the_clock_waits_for_the_devices(gpu_probe, script, devices):
+    """Long work that they get after the last step is in it, whole, and nothing of it is left when train() returns."""
+    answer = gpu_probe(script, devices)[0]
+    events, seconds = events_of(answer, "busy")
+    last_line = max(i for i, word in enumerate(events) if word == "print")
+    assert seconds[-1] - seconds[last_line] > 0.5 * answer["busy.work_seconds"]
+    assert answer["busy.left_seconds"] < 0.1 * answer["busy.work_seconds"]
 
 
 def numbers_of(names):
     """Return the numbers of the GPUs that MXNet calls gpu(0), PyTorch cuda:0, TensorFlow /...:GPU:0."""
-    found = {re.search(rf"(?:{KIND}|cuda)\W(\d+)", str(name).lower()) for name in names}
+    found = [re.search(rf"(?:{KIND}|cuda)\W(\d+)", str(name).lower()) for name in names]
     assert None not in found, names
     return {int(match[1]) for match in found}
 

@@ -25,7 +25,7 @@ WORK_IMAGES = {
 WORK_BATCH = 20  # per device
 TEST_IMAGES = 203  # neither batch size divides it, nor do two devices
 SEEDED = "first", "again", "other"
-ON_CPUS = [run for run in RUNS if run != "large"]
+ON_CPUS = [run for run in RUNS if run != "busy"]
 RIGHT = 120  # of them get the label that the reference predicts
 EPOCHS, STEPS_AN_EPOCH = 10, 120  # of a real run on one device, and of the long one
 MNIST_IMAGES = 60_000
@@ -70,7 +70,7 @@ def material():
     for run in ("dropout", "masks"):
         question[f"{run}_weight5"] = np.full(128, 3.0, np.float32)  # all 128 units are active
         question[f"{run}_weight6"] = question[f"{run}_weight6"] / 10  # no probability near 0 or 1: no gradient vanishes
-    for run in ("still", "first", "again", "other"):
+    for run in ("still", "first", "again", "other", "busy"):
         n = WORK_IMAGES.get(run, WORK_IMAGES["first"])
         question |= {f"{run}_images": numbered[:n], f"{run}_labels": labels[:n]}
     many = np.zeros((MNIST_IMAGES, 28, 28), np.uint8)
