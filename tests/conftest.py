@@ -20,6 +20,8 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 
+from benchmark import interpreter
+
 os.environ.pop("OPENBLAS_NUM_THREADS")
 if openblas_threads is not None:
     os.environ["OPENBLAS_NUM_THREADS"] = openblas_threads
@@ -35,6 +37,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # Hundreds of processes import the same packages: kept bytecode halves the time that each needs to start
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_addoption(parser):
+    """Let test_gpu.py's environments be named as those of benchmark.py are."""
+    how = {"type": interpreter, "action": "append", "default": [], "metavar": "mx|tf|torch=PATH"}
+    parser.addoption("--python", help="interpreter of test_gpu.py's scripts, instead of uv's", **how)
 
 
 @functools.cache

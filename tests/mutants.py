@@ -1,6 +1,6 @@
 """The proof of the proof: small breakages of the scripts, each of which a test must catch. Run by hand:
 
-    uv run tests/mutants.py                      # all: 349 of 5 to 30 s each on two cores
+    uv run tests/mutants.py                      # all: 628 of 5 to 60 s each on two cores
     uv run tests/mutants.py gluon_hvd tf_keras   # those of some scripts, by what follows mnist_ or mnist_mx_
     uv run tests/mutants.py harness              # those of the harness; or of one of its modules: statistics
 
@@ -1460,6 +1460,34 @@ GPU = [
     (["gluon", "sym_mgpu"], ".strip().splitlines()[-1]}", "}", "one line"),
     (["torch"], ".strip().splitlines()[0]}", "}", "one line"),
 ]
+FAKE_GPU = [
+    (TORCH, "torch.as_tensor(labels, device=device).long()", "torch.as_tensor(labels).long()", "labels on the device"),
+    (
+        TORCH,
+        "= torch.as_tensor(images, device=device), torch.as_tensor(labels",
+        "= images, torch.as_tensor(labels",
+        "images, too",
+    ),
+    (TORCH, "torch.zeros((), device=device)", "torch.zeros(())", "the epoch's loss is summed on the device"),
+    (TORCH, "torch.randperm(len(images), device=device)", "torch.randperm(len(images))", "no copy in a step"),
+    (TORCH, "    return model.to(device)", "    return model", "weights on the device"),
+    (TORCH, "loss_sum += loss.detach()", "loss_sum += loss.item()", "no synchronisation per step"),
+    (TORCH, "EPSILON, fused=True)", "EPSILON)", "Adam in one kernel"),
+    (
+        TORCH,
+        "    torch.get_device_module(device).synchronize()\n    start",
+        "    start",
+        "the clock starts with the device synchronised",
+    ),
+    (
+        TORCH,
+        "    torch.get_device_module(device).synchronize()\n    return",
+        "    return",
+        "the clock stops with the device synchronised",
+    ),
+    (TORCH, "    model.eval()\n", "    model.eval().cpu()\n    device = 'cpu'\n", "evaluation on the device"),
+    (["torch_mgpu"], "replica(images[batch])", "model(images[batch])", "gradients are averaged over ranks"),
+]
 
 
 TF32 = 'os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"'
@@ -1539,6 +1567,7 @@ KINDS = {
     "SETTINGS": SETTINGS,
     "SEED_OF_C": SEED_OF_C,
     "FORK": FORK,
+    "FAKE_GPU": FAKE_GPU,
     **ENVIRONMENT,
 }
 ASKED = {  # the tests of test_work.py that must see a kind, and the probe's runs that they need; of other kinds: all
@@ -1570,6 +1599,7 @@ def tests_of(kind, script):
         "GPU": ["tests/test_unusable_gpu.py", "-k", script],
         "SETTINGS": ["tests/test_gpu_settings.py"],
         "FORK": ["tests/test_dataloader.py", "-k", "before_the_device"],
+        "FAKE_GPU": ["tests/test_fake_gpu.py", "-k", f"{script} or ddp"],
         "PROCESSES": ["tests/test_torch.py"],
         "USER": ["tests/test_user.py", "-k", f"{script} or mistakes"],
     }[kind]

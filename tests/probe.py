@@ -1,6 +1,6 @@
 """Run one script's main() several times in its own environment, on data and weights given here, and save what it did.
 
-    python tests/probe.py SCRIPT QUESTION.npz ANSWERS_DIR RUN [RUN ...] [--devices N]
+    python tests/probe.py SCRIPT QUESTION.npz ANSWERS_DIR RUN [RUN ...] [--devices N] [--device cpu|gpu]
 
 A RUN is a row of RUNS below. The answers are ANSWERS_DIR/RANK.npz, "RUN.what" for each. Weights travel in the order and layout
 of reference.py: convolutions (out, in, height, width), dense layers (out, in), inputs flattened channel by channel.
@@ -25,6 +25,7 @@ import importlib.util
 import itertools
 import json
 import os
+import subprocess
 import sys
 import time
 import types
@@ -33,6 +34,9 @@ from pathlib import Path
 import numpy as np
 
 HIDDEN = 4  # units between the two small layers
+EXACT = 1 + 2**-12  # a float32; rounded to TF32's ten binary places, or to those of a half, it is 1
+LONG = {"cpu": (1024, 10), "gpu": (4096, 50)}  # rows and number of products: a tenth of a second or more
+ROWS, CHANNELS, BATCH, SIDE = 128, 64, 32, 28  # of the product and the convolutions that show it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +52,10 @@ class Run:
     followed: bool = False  # the weights are noted after every epoch
     one_image: bool = False  # all devices get the question's first image
     small: bool = False  # two small layers in place of the network
-    elsewhere: bool = False  # on devices that nothing takes by default
+    elsewhere: bool = False  # on CPU devices that nothing takes by default
     evaluated: bool = True  # False: evaluate() is left out, as nobody asks what it says
+    exact: bool = False  # then a product and two convolutions are asked for
+    busy: bool = False  # when the last epoch's line is printed, every device gets long work
 
 
 NO_DROPOUT = {"DROPOUT_CONV": 0.0, "DROPOUT_DENSE": 0.0}
@@ -57,7 +63,7 @@ NO_DROPOUT = {"DROPOUT_CONV": 0.0, "DROPOUT_DENSE": 0.0}
 MASKS = {"LEARNING_RATE": 1e-6, "BETA_1": 0.0}
 RUNS = {
     # full batches, so that every step is known
-    "steps": Run(epochs=3, batch_size=0, given=True, constants=NO_DROPOUT),
+    "steps": Run(epochs=3, batch_size=0, given=True, constants=NO_DROPOUT, exact=True),
     # the weights stay, so the loss of every batch is known
     "still": Run(given=True, constants=NO_DROPOUT | {"LEARNING_RATE": 0.0}, watched=True, elsewhere=True),
     "dropout": Run(epochs=6, batch_size=1, given=True, constants=MASKS, followed=True, one_image=True),
@@ -79,6 +85,9 @@ RUNS = {
     ),
     # as many images as MNIST has, but small ones: their order is what it asks about
     "order": Run(batch_size=500, watched=True, small=True, evaluated=False),
+    # for GPUs, whose own steps are short: what is left after the clock has stopped can be seen. On the CPU two MXNet contexts
+    # that multiply large matrices at once did not end in nine minutes
+    "busy": Run(busy=True),
 }
 
 
@@ -157,6 +166,21 @@ def pair(number):
     return number if isinstance(number, tuple) else (number, number)
 
 
+def material_of_exact():
+    """Return what gives EXACT everywhere: a matrix and its factor, images and two kernels that pass each channel on."""
+    factor = np.eye(ROWS, dtype=np.float32)
+    kernel = np.zeros((CHANNELS, CHANNELS, 3, 3), np.float32)
+    kernel[range(CHANNELS), range(CHANNELS), 1, 1] = 1
+    return factor * np.float32(EXACT), factor, np.full((BATCH, CHANNELS, SIDE, SIDE), EXACT, np.float32), kernel
+
+
+def gpu_memory():
+    """Return the MiB in use and in all of each GPU of this machine, as the driver's own program says."""
+    command = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [[float(word) for word in line.split(",")] for line in out.splitlines()]
+
+
 def image_count(shapes):
     """Return how many images there are in arrays of these shapes."""
     return sum(shape[0] for shape in shapes if len(shape) > 1 and np.prod(shape[1:]) == 28 * 28)
@@ -170,16 +194,28 @@ class Api:
 
     smallest_rate = 0.0  # of dropout that the API can build
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, module, kind):
+        self.module, self.kind = module, kind  # kind of device: "cpu" or "gpu"
 
     def join(self):
         """Join the other ranks, if there are any; return this process's rank and the number of ranks."""
         return 0, 1
 
     def elsewhere(self, devices):
-        """Return devices of the same kind in the place of those found, such that nothing is on them by default."""
+        """Return CPU devices in the place of those found, such that nothing is on them by default."""
         return devices
+
+    def devices(self, model):
+        """Return the devices that a trained model's weights are on, one a replica."""
+        raise NotImplementedError
+
+    def exact(self, device):
+        """Return the product of material_of_exact, and its images convolved in steps of one and of two, from a device."""
+        raise NotImplementedError
+
+    def start_work(self, device):
+        """Give a device products as LONG says, and do not wait for them."""
+        raise NotImplementedError
 
     def wait(self):
         """Wait until no device has work left."""
@@ -249,8 +285,24 @@ class MXNet(Api):
         arrays = [thing for thing in gc.get_objects() if isinstance(thing, mx.nd.NDArray)]
         return image_count([array.shape for array in arrays if self.is_device(array.context)])
 
+    def exact(self, device):
+        nd = self.module.mx.nd
+        matrix, factor, images, kernel = (nd.array(array, device) for array in material_of_exact())
+        found = [nd.dot(matrix, factor)]
+        for step in (1, 2):
+            found.append(
+                nd.Convolution(images, kernel, no_bias=True, kernel=(3, 3), stride=(step, step), num_filter=CHANNELS)
+            )
+        return [array.asnumpy() for array in found]
+
+    def start_work(self, device):
+        rows, products = LONG[self.kind]
+        matrix = self.module.mx.nd.full((rows, rows), 1 / rows, device)
+        for _ in range(products):
+            matrix = self.module.mx.nd.dot(matrix, matrix)
+
     def is_device(self, context):
-        """Return whether a context is one of those that elsewhere gives; the host's arrays are on cpu(0)."""
+        """Return whether a context is one of those that elsewhere gives, or a GPU; the host's arrays are on cpu(0)."""
         return context != self.module.mx.cpu(0)
 
     def operations_of(self, symbol):
@@ -278,9 +330,12 @@ class MXNet(Api):
 class Gluon(MXNet):
     """Gluon, fed by NDArrayIter."""
 
+    def devices(self, model):
+        return next(iter(model.collect_params().values())).list_ctx()
+
     def get_weights(self, model):
         parameters = model.collect_params().values()
-        return [[p.data(device).asnumpy() for p in parameters] for device in next(iter(parameters)).list_ctx()]
+        return [[p.data(device).asnumpy() for p in parameters] for device in self.devices(model)]
 
     def set_weights(self, model, arrays):
         for parameter, array in zip(model.collect_params().values(), arrays):
@@ -296,7 +351,7 @@ class Gluon(MXNet):
         mx, nn = self.module.mx, self.module.nn
         small = nn.HybridSequential()
         small.add(nn.Dense(HIDDEN, in_units=int(np.prod(shape))), nn.Dense(10, in_units=HIDDEN))
-        small.initialize(mx.init.Xavier(), next(iter(model.collect_params().values())).list_ctx())
+        small.initialize(mx.init.Xavier(), self.devices(model))
         small.hybridize(static_alloc=True, static_shape=True)
         return small
 
@@ -347,6 +402,9 @@ class GluonHorovod(Gluon):
 
 class Module(MXNet):
     """Symbol and Module."""
+
+    def devices(self, model):
+        return [array.context for array in model._exec_group.param_arrays[0]]
 
     def get_weights(self, model):
         names = model._exec_group.param_names
@@ -417,6 +475,9 @@ class KerasMXNet(MXNet):
 
     smallest_rate = 1e-30  # it cannot build a layer that drops nothing; in float32, 1 - 1e-30 is 1: all are kept
 
+    def devices(self, model):
+        return [array.context for array in model._module._curr_module._exec_group.param_arrays[0]]
+
     def elsewhere(self, devices):
         return devices  # keras-mxnet reads every "cpu(i)" as cpu(0)
 
@@ -461,6 +522,31 @@ class TfKeras(Api):
     def wait(self):
         self.module.tf.test.experimental.sync_devices()
 
+    def replicas(self, model, variable):
+        """Return the copies of a model's variable, one a device."""
+        strategy = model.distribute_strategy or self.module.tf.distribute.get_strategy()
+        return strategy.experimental_local_results(variable.value)
+
+    def devices(self, model):
+        return [copy.device for copy in self.replicas(model, model.trainable_variables[0])]
+
+    def exact(self, device):
+        tf = self.module.tf
+        matrix, factor, images, kernel = material_of_exact()
+        images, kernel = images.transpose(0, 2, 3, 1), kernel.transpose(2, 3, 1, 0)
+        with tf.device(device):
+            found = [tf.matmul(matrix, factor)]
+            found += [tf.nn.conv2d(images, kernel, step, "VALID") for step in (1, 2)]
+        assert {tensor.device for tensor in found} == {device}
+        return [tensor.numpy() for tensor in found]
+
+    def start_work(self, device):
+        rows, products = LONG[self.kind]
+        with self.module.tf.device(device):
+            matrix = self.module.tf.fill((rows, rows), 1 / rows)
+            for _ in range(products):
+                matrix = self.module.tf.matmul(matrix, matrix)
+
     @staticmethod
     def to_reference(array):
         """Return (height, width, in, out) or (in, out), inputs flattened 12 x 12 x 64, as reference.py has it."""
@@ -477,8 +563,7 @@ class TfKeras(Api):
         return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
     def get_weights(self, model):
-        strategy = model.distribute_strategy or self.module.tf.distribute.get_strategy()
-        copies = [strategy.experimental_local_results(variable.value) for variable in model.trainable_variables]
+        copies = [self.replicas(model, variable) for variable in model.trainable_variables]
         return [[self.to_reference(copy.numpy()) for copy in replica] for replica in zip(*copies)]
 
     def set_weights(self, model, arrays):
@@ -530,7 +615,23 @@ class PyTorch(Api):
     """PyTorch."""
 
     def wait(self):
-        self.module.torch.cpu.synchronize()
+        self.module.torch.get_device_module(self.kind.replace("gpu", "cuda")).synchronize()
+
+    def devices(self, model):
+        return [next(model.parameters()).device]
+
+    def exact(self, device):
+        torch = self.module.torch
+        matrix, factor, images, kernel = (torch.from_numpy(array).to(device) for array in material_of_exact())
+        found = [matrix @ factor]
+        found += [torch.nn.functional.conv2d(images, kernel, stride=step) for step in (1, 2)]
+        return [tensor.cpu().numpy() for tensor in found]
+
+    def start_work(self, device):
+        rows, products = LONG[self.kind]
+        matrix = self.module.torch.full((rows, rows), 1 / rows, device=device)
+        for _ in range(products):
+            matrix = matrix @ matrix
 
     def get_weights(self, model):
         return [[p.detach().cpu().numpy().copy() for p in model.parameters()]]
@@ -565,7 +666,8 @@ class PyTorch(Api):
 
     def listen(self, log, undo):
         torch = self.module.torch
-        follow_all(undo, log, [(torch.cpu, "synchronize", "wait"), (torch, "randperm", "ask")])
+        follow_all(undo, log, [(torch.cpu, "synchronize", "wait"), (torch.cuda, "synchronize", "wait")])
+        follow_all(undo, log, [(torch, "randperm", "ask")])
         follow_all(undo, log, [(torch, "_fused_adam_", "fused Adam")])
         for name in ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__array__"):
             follow(undo, torch.Tensor, name, log.fetch)
@@ -573,7 +675,7 @@ class PyTorch(Api):
     def watch(self, model, log, undo):
         def note(model, inputs):
             with log.aside():
-                device, images = inputs[0].device, inputs[0].numpy()
+                device, images = inputs[0].device, inputs[0].cpu().numpy()
             log.note(device, images, model.training)
 
         undo.callback(model.register_forward_pre_hook(note).remove)
@@ -597,8 +699,8 @@ class PyTorchDistributed(PyTorch):
         follow_all(undo, log, [(dist, "all_reduce", "allreduce"), (dist, "barrier", "allreduce")])
 
 
-def api_of(module):
-    """Return the API that a script uses, told by what it imports."""
+def api_of(module, kind):
+    """Return the API that a script uses, told by what it imports, for devices of a kind."""
     for name, api in {
         "dist": PyTorchDistributed,
         "torch": PyTorch,
@@ -610,7 +712,7 @@ def api_of(module):
         "mx": Module,
     }.items():
         if hasattr(module, name):
-            return api(module)
+            return api(module, kind)
     raise ValueError(f"{module.__name__} uses no API that the probe knows")
 
 
@@ -659,9 +761,9 @@ def changed(module, **values):
         vars(module).update(before)
 
 
-def command_line(module, run, batch_size, devices):
+def command_line(module, run, batch_size, devices, kind):
     """Return sys.argv for a run."""
-    words = [f"{module.__name__}.py", "--batch-size", batch_size, "--seed", run.seed, "--device", "cpu"]
+    words = [f"{module.__name__}.py", "--batch-size", batch_size, "--seed", run.seed, "--device", kind]
     words += ["--epochs", run.epochs] if run.epochs else []
     words += ["--devices", devices] if module.__name__.endswith("_mgpu") else []
     return [str(word) for word in words]
@@ -719,6 +821,11 @@ def run_main(api, name, given, devices):
             answer["left_seconds"] = time.perf_counter() - start
             used = thread_seconds()
             answer["thread_seconds"] = [used[number] - threads.get(number, 0) for number in used]
+            if run.busy:
+                start = time.perf_counter()
+                start_work()
+                api.wait()
+                answer["work_seconds"] = time.perf_counter() - start
             for replica, arrays in enumerate(api.get_weights(log.model)):
                 answer.update({f"trained{replica}_{i}": array for i, array in enumerate(arrays)})
         return answer["train_seconds"]
@@ -727,6 +834,10 @@ def run_main(api, name, given, devices):
         answer["evaluate_type"] = str(np.dtype(api.type_of(arguments[1])))
         log.event("evaluate")
         return evaluate(*arguments) if run.evaluated else 0.0
+
+    def start_work():
+        for device in api.devices(log.model):
+            api.start_work(device)
 
     def listened_print(*words, file=None, **options):
         if file is not None:  # a word on stderr
@@ -739,6 +850,9 @@ def run_main(api, name, given, devices):
         log.syncs.append(log.waits)
         log.calls.append(log.passes)
         log.processes.append([s for number, s in child_processes().items() if number not in others])
+        if run.busy and len(log.syncs) == run.epochs:
+            with log.aside():
+                start_work()
         if run.followed:
             with log.aside():
                 log.weights.append(api.get_weights(log.model)[0])
@@ -750,15 +864,20 @@ def run_main(api, name, given, devices):
         "load_mnist": lambda data_dir: data,
         "time": types.SimpleNamespace(perf_counter=clock, sleep=time.sleep),
     }
-    if run.elsewhere:
+    if run.elsewhere and api.kind == "cpu":
         find = "find_devices" if hasattr(module, "find_devices") else "find_device"
         found = getattr(module, find)
         replaced[find] = lambda *arguments: api.elsewhere(found(*arguments))
     with contextlib.ExitStack() as undo:
         undo.enter_context(changed(module, **constants, **replaced))
         api.listen(log, undo)
-        sys.argv = command_line(module, run, run.batch_size or len(images) // devices, devices)
+        sys.argv = command_line(module, run, run.batch_size or len(images) // devices, devices, api.kind)
         module.main()
+    answer["weight_devices"] = [str(device) for device in api.devices(log.model)]
+    if run.exact:
+        found = [api.exact(device) for device in api.devices(log.model)]
+        for key, arrays in zip(("products", "convolutions", "strided_convolutions"), zip(*found)):
+            answer[key] = np.stack(arrays)
     answer["lines"] = "\n".join(log.lines).splitlines()
     answer["events"], answer["event_seconds"] = log.names(), [seconds for _, seconds in log.events]
     answer["syncs"], answer["calls"], answer["flags"] = log.syncs, log.calls, api.flags(log.model)
@@ -781,11 +900,13 @@ def main():
     parser.add_argument("answers", type=Path)
     parser.add_argument("runs", nargs="+", choices=list(RUNS))
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="kind of them")
     args = parser.parse_args()
-    api = api_of(load(args.script))
+    api = api_of(load(args.script), args.device)
     api.rank, ranks = api.join()
     args.answers.mkdir(exist_ok=True)
     answers = {}
+    memory = [gpu_memory()] if args.device == "gpu" else []  # before anything is on a GPU
     with open(args.answers / f"{api.rank}.txt", "w") as chatter:
         os.dup2(chatter.fileno(), 1)  # where oneDNN, asked by a variable, says what it computes
     for name in args.runs:
@@ -793,6 +914,9 @@ def main():
         sys.stderr.write(f"{name} {time.perf_counter():.1f} {time.process_time():.1f}\n")
         for key, value in run_main(api, name, np.load(args.question), max(ranks, args.devices)).items():
             answers[f"{name}.{key}"] = np.array(value)
+        if args.device == "gpu":
+            memory.append(gpu_memory())
+    answers["gpu_memory"] = np.array(memory)  # MiB in use and in all of each GPU, at first and after each run
     np.savez(args.answers / f"{api.rank}.npz", **answers)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import ROOT, SCRIPTS, cores, python_of
-from probe import HIDDEN, RUNS
+from probe import EXACT, HIDDEN, ROWS, RUNS
 
 IMAGES = 300  # of the three full-batch steps; one, two and three devices divide it
 STEPS = 3
@@ -26,6 +26,7 @@ WORK_IMAGES = {
 WORK_BATCH = 20  # per device
 TEST_IMAGES = 203  # neither batch size divides it, nor do two devices
 SEEDED = "first", "again", "other"
+ON_CPUS = [run for run in RUNS if run != "busy"]
 RIGHT = 120  # of them get the label that the reference predicts
 EPOCHS, STEPS_AN_EPOCH = 10, 120  # of a real run on one device, and of the long one
 MNIST_IMAGES = 60_000
@@ -70,7 +71,7 @@ def material():
     for run in ("dropout", "masks"):
         question[f"{run}_weight5"] = np.full(128, 3.0, np.float32)  # all 128 units are active
         question[f"{run}_weight6"] = question[f"{run}_weight6"] / 10  # no probability near 0 or 1: no gradient vanishes
-    for run in ("still", "first", "again", "other"):
+    for run in ("still", "first", "again", "other", "busy"):
         n = WORK_IMAGES.get(run, WORK_IMAGES["first"])
         question |= {f"{run}_images": numbered[:n], f"{run}_labels": labels[:n]}
     many = np.zeros((MNIST_IMAGES, 4, 4), np.uint8)  # small ones, as for the order only the number counts
@@ -93,45 +94,41 @@ def long_material(devices):
     return question | {"long_images": images, "long_labels": np.zeros(len(images), np.uint8)}
 
 
-def launch(script, devices, python, command):
-    """Return the command that runs another as ranks of two hosts that are one, so that no host has all ranks."""
-    most = -(-devices // 2)  # ranks of a host
+def launch(script, devices, python, command, hosts):
+    """Return the command that runs another as ranks of one host, or of two that are one, so that no host has all ranks."""
+    most = -(-devices // hosts)  # ranks of a host
     if "_hvd" in script:
-        hosts = [f"localhost:{most}", *([f"127.0.0.1:{devices - most}"] if devices > 1 else [])]
-        return [python.with_name("horovodrun"), "-np", str(devices), "-H", ",".join(hosts), *command]
+        names = [f"localhost:{most}", *([f"127.0.0.1:{devices - most}"] if devices > most else [])]
+        return [python.with_name("horovodrun"), "-np", str(devices), "-H", ",".join(names), *command]
     left = f"({devices} - RANK / {most} * {most})"  # ranks on this host and those that follow
     local = f"LOCAL_RANK=$((RANK % {most})) LOCAL_WORLD_SIZE=$(({left} < {most} ? {left} : {most}))"
     shell = ["--no-python", "sh", "-c", f'export {local}; exec "$@"', "sh"]
     return [python.with_name("torchrun"), "--standalone", "--nproc-per-node", str(devices), *shell, *command]
 
 
-@pytest.fixture(scope="session")
-def probe(tmp_path_factory):
-    """Return a function that probes a script on some devices, once, and returns its answers, one a rank."""
+def ask(folder, script, devices, runs, python, question, kind):
+    """Probe a script on some devices of a kind, with an interpreter; return its answers, one a rank, or what it said."""
+    np.savez(folder / "question.npz", **question)
+    command = [python, ROOT / "tests/probe.py", ROOT / script, folder / "question.npz", folder, *runs, "--device", kind]
+    environment = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"} | VERBOSE
+    if script not in RANKS:
+        command += ["--devices", str(devices)]
+    else:  # the ranks of two hosts would take the same GPUs
+        command = launch(script, devices, python, command, hosts=2 if kind == "cpu" else 1)
+        environment |= {"OMP_NUM_THREADS": "1"} if devices > 1 else {}
+    options = {"capture_output": True, "text": True, "timeout": 600, "env": environment}
+    done = subprocess.run(command, check=False, **options)
+    if done.returncode != 0:
+        return done.stderr[-3000:]
+    ranks = devices if script in RANKS else 1
+    return [
+        dict(np.load(folder / f"{rank}.npz"), chatter=(folder / f"{rank}.txt").read_text().splitlines())
+        for rank in range(ranks)
+    ]
 
-    @functools.cache
-    def run(script, devices):
-        folder = tmp_path_factory.mktemp("probe")
-        np.savez(folder / "question.npz", **(material() | long_material(devices)))
-        python = Path(python_of(script))
-        runs = list(RUNS) if (script, devices) in FULL else ["steps", "dropout"]
-        runs = os.environ.get("PROBE_RUNS", "").split() or runs  # tests/mutants.py asks for no more than it needs
-        command = [python, ROOT / "tests/probe.py", ROOT / script, folder / "question.npz", folder, *runs]
-        environment = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"} | VERBOSE
-        if script not in RANKS:
-            command += ["--devices", str(devices)]
-        else:
-            command = launch(script, devices, python, command)
-            environment |= {"OMP_NUM_THREADS": "1"} if devices > 1 else {}
-        options = {"capture_output": True, "text": True, "timeout": 600, "env": environment}
-        done = subprocess.run(command, check=False, **options)
-        if done.returncode != 0:
-            return done.stderr[-3000:]
-        ranks = devices if script in RANKS else 1
-        return [
-            dict(np.load(folder / f"{rank}.npz"), chatter=(folder / f"{rank}.txt").read_text().splitlines())
-            for rank in range(ranks)
-        ]
+
+def checked(run):
+    """Return a function that gives the answers of run, or fails with what the probe said."""
 
     def answers(script, devices):
         found = run(script, devices)
@@ -142,7 +139,21 @@ def probe(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def expected(request):
+def probe(tmp_path_factory):
+    """Return a function that probes a script on some CPU devices, once, and returns its answers, one a rank."""
+
+    @functools.cache
+    def run(script, devices):
+        runs = ON_CPUS if (script, devices) in FULL else ["steps", "dropout"]
+        runs = os.environ.get("PROBE_RUNS", "").split() or runs  # tests/mutants.py asks for no more than it needs
+        question = material() | long_material(devices)
+        folder = tmp_path_factory.mktemp("probe")
+        return ask(folder, script, devices, runs, Path(python_of(script)), question, "cpu")
+
+    return checked(run)
+
+
+def make_expected(cache):
     """Return a function that gives the reference's losses and weights of three steps at the learning rate of some devices.
 
     PyTorch adds Adam's epsilon elsewhere than the others: see reference.train.
@@ -150,7 +161,7 @@ def expected(request):
     They are kept in pytest's cache under the reference's own hash: tests/mutants.py asks for them many times.
     """
     source = Path(reference.__file__).read_bytes() + Path(__file__).read_bytes()
-    folder = request.config.cache.mkdir(f"reference-{hashlib.sha256(source).hexdigest()[:16]}")
+    folder = cache.mkdir(f"reference-{hashlib.sha256(source).hexdigest()[:16]}")
 
     @functools.cache
     def compute(devices, torch):
@@ -165,6 +176,12 @@ def expected(request):
         return kept["losses"], [kept[f"weight{i}"] for i in range(8)]
 
     return compute
+
+
+@pytest.fixture(scope="session")
+def expected(request):
+    """Return make_expected's function."""
+    return make_expected(request.config.cache)
 
 
 # The two convolutions by a program that sets nothing: which of oneDNN's kernels a framework takes if nobody interferes
@@ -318,6 +335,22 @@ def test_three_steps(probe, expected, script, devices):
 
 
 @pytest.mark.parametrize("script, devices", FULL)
+def test_arithmetic_is_that_of_float32(probe, script, devices):
+    """On every device a product and a convolution keep 1 + 2^-12, of which TF32, bfloat16 and a half would leave 1.
+
+    A convolution in steps of two multiplies and adds: it is exact. One in steps of one may be computed by Winograd's
+    or Fourier's transform, whose float32 rounds.
+    """
+    answers = probe(script, devices)
+    for answer in answers:
+        products = answer["steps.products"]
+        assert products.shape == (devices / len(answers), ROWS, ROWS)
+        np.testing.assert_array_equal(products, np.broadcast_to(EXACT * np.eye(ROWS), products.shape))
+        assert (answer["steps.strided_convolutions"] == EXACT).all()
+        np.testing.assert_allclose(answer["steps.convolutions"], EXACT, atol=2**-16)
+
+
+@pytest.mark.parametrize("script, devices", FULL)
 def test_loss_is_the_mean_over_all_batches(probe, script, devices):
     """With a learning rate of zero every image has the loss that the reference gives it, in whatever batch it is.
 
@@ -404,14 +437,9 @@ def test_no_dropout_in_evaluation(probe, script, devices):
     check_accuracy(answer, "dropout", [answer[f"dropout.path{i}"][-1].astype(np.float64) for i in range(8)], 40)
 
 
-@pytest.mark.parametrize("script, devices", FULL)
-def test_seeds(probe, script, devices):
-    """One seed gives the same losses and accuracy to the last digit, another one others; the ranks drop and shuffle apart."""
-    answers = probe(script, devices)
-    lines = {run: [re.sub(r" +\d+\.\d+ s$", "", line) for line in answers[0][f"{run}.lines"]] for run in SEEDED}
-    if devices == 1:
-        assert lines["first"] == lines["again"]
-    assert (losses(lines["first"]) != losses(lines["other"])).all()
+def check_seeds(answers, devices):
+    """One seed gives one beginning, another one another: weights, masks and order of images, also from rank to rank."""
+    assert (losses(answers[0]["first.lines"]) != losses(answers[0]["other.lines"])).all()
     for i in range(0, 8, 2):
         first, again, other = (answers[0][f"{run}.initial{i}"] for run in SEEDED)
         np.testing.assert_array_equal(first, again)
@@ -439,6 +467,18 @@ def test_seed_of_c(probe, script, devices):
         for run in SEEDED:
             seed = RUNS[run].seed + (1_000_000 * rank if script in RANKS else 0)
             assert answer[f"{run}.rand"].tolist() == first_numbers(seed)
+
+
+@pytest.mark.parametrize("script, devices", FULL)
+def test_seeds(probe, script, devices):
+    """One seed gives the same losses and accuracy to the last digit, another one others; the ranks drop and shuffle apart."""
+    answers = probe(script, devices)
+    if devices == 1:
+        first, again = (
+            [re.sub(r" +\d+\.\d+ s$", "", line) for line in answers[0][f"{run}.lines"]] for run in ("first", "again")
+        )
+        assert first == again
+    check_seeds(answers, devices)
 
 
 def events_of(answer, run):
