@@ -40,13 +40,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
 import loky
 
-# Horovod: a rank has a launcher that answers; what an earlier one left in the shell counts for nothing
-if address := os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):
-    try:
-        socket.create_connection((address, os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")), timeout=10).close()
-    except OSError as error:
-        sys.exit(f"error: no horovodrun at HOROVOD_GLOO_RENDEZVOUS_ADDR={address}: {error}; start it, or unset that")
-else:
+if not os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):  # Horovod: no launcher, and what an earlier one left is nothing
     left = "CONTROLLER", "CPU_OPERATIONS", "CROSS_", "ELASTIC", "GLOO_IFACE", "HOSTNAME", "LOCAL_", "RANK", "SIZE"
     for x in [x for x in os.environ if x.startswith(tuple(f"HOROVOD_{name}" for name in left))]:
         del os.environ[x]
@@ -101,7 +95,7 @@ def train(model, images, labels, epochs, batch_size, device):
     loss_function.hybridize(static_alloc=True, static_shape=True)
     adam = mx.optimizer.Adam(LEARNING_RATE * hvd.size(), BETA_1, BETA_2, EPSILON)  # Horovod: linear scaling
     hvd.broadcast_parameters(model.collect_params())  # Horovod: all ranks start from the weights of rank 0
-    trainer = hvd.DistributedTrainer(model.collect_params(), adam)  # Horovod: averages the gradients
+    trainer = hvd.DistributedTrainer(model.collect_params(), adam, num_groups=1)  # Horovod: averages them at once
     wait_for_all("start")  # Horovod: the clock starts when all ranks are ready
     start = time.perf_counter()
     for epoch in range(epochs):
@@ -114,7 +108,8 @@ def train(model, images, labels, epochs, batch_size, device):
             with autograd.record():
                 loss = loss_function(model(data), label)
             loss.backward()
-            trainer.step(batch_size)
+            with mx.engine.bulk(32):  # the engine gets Adam's eight updates as one
+                trainer.step(batch_size)
             loss_sum += loss.mean()  # stays on the device
         hvd.allreduce_(loss_sum, name="loss")  # Horovod: the mean over the ranks
         loss = loss_sum.asscalar() / (len(images) // batch_size)
@@ -183,7 +178,12 @@ def load_mnist(data_dir):
 
 # Horovod: ranks meet, share their host's cores and compare what they have loaded
 def meet_the_ranks(kind):
-    """Start Horovod; kind is that of find_device."""
+    """Start Horovod with the launcher that the environment names, or alone; kind is that of find_device."""
+    if address := os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):
+        try:
+            socket.create_connection((address, os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")), timeout=10).close()
+        except OSError as error:
+            sys.exit(f"error: no horovodrun at HOROVOD_GLOO_RENDEZVOUS_ADDR, {address}: {error}; start it, or unset it")
     try:
         gpus = 0 if kind == "cpu" else mx.context.num_gpus()
     except mx.MXNetError:

@@ -14,7 +14,7 @@ import filelock
 from harness import data, environments, machine, output, plan, processes, results
 from harness.errors import RunFailed, RunRefused, UserError
 from harness.files import check_writable, neighbour, shown
-from harness.progress import Progress, Step, stamp
+from harness.progress import Progress, Step, format_left, stamp
 from harness.results import Refusal, Results, Run, Value
 from harness.rows import PARALLEL, make_tables
 from harness.signals import Stop
@@ -137,14 +137,12 @@ def say_plan(session: Session, clockwork: plan.Clockwork, gflops: float) -> None
     if job.minutes is None:
         rounds = plan.plan_rounds(job.scripts, job.repeats, session.results)
         scripts = [script for one in rounds for script in one.scripts]
-        minutes = clockwork.expect_all(scripts, known) / 60
-        how_many = f"{len(scripts)} runs, epochs {job.epochs}: some {minutes:.0f} minutes"
+        some = format_left(clockwork.expect_all(scripts, known))
+        how_many = f"{len(scripts)} runs, epochs {job.epochs}: some {some}"
     else:
-        seconds = clockwork.expect_all(job.scripts, known)
-        how_many = (
-            f"rounds of {len(job.scripts)} runs, epochs {job.epochs}, as many as fit into {job.minutes:g} minutes"
-        )
-        how_many += f": one takes some {seconds / 60:.0f} minutes"
+        some = format_left(clockwork.expect_all(job.scripts, known))
+        how_many = f"rounds of {len(job.scripts)} runs, epochs {job.epochs}, as many as fit into {job.minutes:g} min"
+        how_many += f": one takes some {some}"
     source = "by the runs in the file" if known else f"if on CPUs ({gflops:.0f} GFLOP/s a core)"
     session.progress.say(f"{how_many} {source}")
     brings = environments.list_downloads(job.scripts, job.pythons)
@@ -383,7 +381,7 @@ def rounds_of(session: Session, setting: Setting) -> Iterator[tuple[plan.Round, 
         learnt = session.done > 0 or session.results.runs  # the first is run in any case
         if learnt and not plan.fits(time.monotonic() - session.began, expected, job.minutes):
             session.progress.say(
-                f"round {number} would take some {expected / 60:.1f} minutes: more than is left of {job.minutes:g}"
+                f"round {number} would take some {format_left(expected)}: more than is left of {job.minutes:g} min"
             )
             return
         yield one, []

@@ -217,8 +217,8 @@ WORK = [
     ),
     (
         ["gluon_mgpu", "gluon_ds_mgpu"],
-        "            trainer.step(batch_size)\n",
-        "            trainer.step(batch_size)\n            mx.nd.waitall()\n",
+        "            with mx.engine.bulk(32):",
+        "            mx.nd.waitall()\n            with mx.engine.bulk(32):",
         "no synchronisation per step",
     ),
     (
@@ -391,12 +391,12 @@ RATE = [
     ),
     (
         ["gluon"],
-        "            trainer.step(batch_size)\n",
+        "            with mx.engine.bulk(32):",
         (
             "            if epoch > 4:\n"
             "                gradients = [p.grad() for p in model.collect_params().values()]\n"
             "                gluon.utils.clip_global_norm(gradients, batch_size, False)\n"
-            "            trainer.step(batch_size)\n"
+            "            with mx.engine.bulk(32):"
         ),
         "no clipping, not late either",
     ),

@@ -784,6 +784,7 @@ def run_main(api, name, given, devices):
     build_model, train, evaluate = module.build_model, module.train, module.evaluate
 
     def build(*arguments):
+        images_there = api.images_on_devices()
         log.model = build_model(*arguments)
         if run.small:
             log.model = api.small_model(log.model, arguments, images.shape[1:])
@@ -796,7 +797,7 @@ def run_main(api, name, given, devices):
         api.listen_to_layers(log, undo)
         if run.watched:
             api.watch(log.model, log, undo)
-        log.images = api.images_on_devices()  # what the network itself holds for its input
+        log.images = api.images_on_devices() - images_there  # what the network itself holds for its input
         return log.model
 
     def clock():
