@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.9,<3.12"
+# requires-python = ">=3.10,<3.12"
 # dependencies = ["loky==3.7.0", "mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
 # ///
 """MNIST in MXNet Gluon on one device, fed by a Dataset, ToTensor and a DataLoader with worker processes.

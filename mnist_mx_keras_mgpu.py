@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.9,<3.12"
+# requires-python = ">=3.10,<3.12"
 # dependencies = ["keras-mxnet==2.2.4.3", "loky==3.7.0", "mxnet==1.9.1", "numpy==1.23.5", "pooch==1.9.0"]
 # ///
 """MNIST in keras-mxnet, Keras with the MXNet backend, on two devices: Sequential, multi_gpu_model, compile and fit.

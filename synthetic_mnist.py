@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.9,<3.12"
+# requires-python = ">=3.10,<3.12"
 # dependencies = ["numpy==1.23.5"]
 # ///
 """Draw stand-in digits in MNIST's file format, for machines that cannot download MNIST, and for tests.

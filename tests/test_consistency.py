@@ -3,6 +3,8 @@
 import ast
 import difflib
 import re
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -216,6 +218,23 @@ def test_versions_agree(script):
     name = f"requirements-{found[0]}.txt" if (found := re.findall("_(tf|torch)", script)) else "requirements.txt"
     assert set(metadata["dependencies"]) <= set(requirements(name))
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in metadata["dependencies"])
+
+
+@pytest.mark.parametrize(
+    "script", [s for s in [*SCRIPTS, "synthetic_mnist.py", "benchmark.py", "report.py"] if "_hvd" not in s]
+)
+def test_every_python_that_a_header_allows_has_the_packages(tmp_path, script):
+    """Told by uv, which resolves for all of them at once; Horovod's script has Gluon's packages and one that is built."""
+    shutil.copy(ROOT / script, tmp_path)
+    done = subprocess.run(["uv", "lock", "--script", tmp_path / script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pythons_agree():
+    """Scripts of one environment run on the same Pythons."""
+    for words in (("_mx_", "synthetic"), ("_tf_",), ("_torch",)):
+        some = [s for s in [*SCRIPTS, "synthetic_mnist.py"] if any(word in s for word in words)]
+        assert len({header(script)["requires-python"] for script in some}) == 1
 
 
 def test_every_requirement_is_used():
