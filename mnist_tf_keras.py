@@ -63,10 +63,8 @@ def build_model(device):
 
 def train(model, images, labels, epochs, batch_size):
     """Train on images (n, 28, 28, 1) in [0, 1] and labels (n,), batch_size images per device; return the seconds."""
-    with tf.device("cpu"):  # where datasets run
-        images, labels = tf.constant(images), tf.constant(labels)
-    indices = tf.data.Dataset.range(len(images)).shuffle(len(images)).batch(batch_size, drop_remainder=True)
-    dataset = indices.map(lambda i: (tf.gather(images, i), tf.gather(labels, i))).prefetch(2)  # beside the steps
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images))
+    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2)  # batches are assembled beside the steps
     # tf.data tunes itself, and then an epoch can stall at its end. Debug mode turns that off, also in the datasets that
     # MirroredStrategy makes, which no option reaches. It drops every prefetch that comes later, hence the order here.
     tf.data.experimental.enable_debug_mode()

@@ -587,7 +587,7 @@ class TfKeras(Api):
         tf = self.module.tf
         # its all-reduces are known by numbers, which begin anew with every strategy: those of another run had other shapes
         tf.distribute.MirroredStrategy._collective_key_base += 1000
-        calls = [(tf.data.Dataset, "range", "make"), (tf.data.Dataset, "__iter__", "iterate")]
+        calls = [(tf.data.Dataset, "from_tensor_slices", "make"), (tf.data.Dataset, "__iter__", "iterate")]
         calls += [(tf.data.Dataset, "prefetch", "prefetch"), (tf.data.experimental, "enable_debug_mode", "debug")]
         calls += [(tf.keras.Model, "fit", "ask"), (tf.test.experimental, "sync_devices", "wait")]
         follow_all(undo, log, calls)
