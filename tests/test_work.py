@@ -72,7 +72,7 @@ def material():
     for run in ("still", "first", "again", "other", "busy"):
         n = WORK_IMAGES.get(run, WORK_IMAGES["first"])
         question |= {f"{run}_images": numbered[:n], f"{run}_labels": labels[:n]}
-    many = np.zeros((MNIST_IMAGES, 4, 4), np.uint8)  # small ones, as for the order only the number counts
+    many = np.zeros((MNIST_IMAGES, 8, 8), np.uint8)  # small ones, as for the order only the number counts
     many[:, 0, 0], many[:, 0, 1] = np.divmod(np.arange(len(many)), 256)
     return question | {"order_images": many, "order_labels": np.zeros(len(many), np.uint8)}
 
