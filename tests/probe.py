@@ -193,6 +193,7 @@ class Api:
     """What the probe asks of a script, in the words of the API that the script uses."""
 
     smallest_rate = 0.0  # of dropout that the API can build
+    batches_first = False  # made in MXNet's arrays before the network
 
     def __init__(self, module, kind):
         self.module, self.kind = module, kind  # kind of device: "cpu" or "gpu"
@@ -402,6 +403,8 @@ class GluonHorovod(Gluon):
 
 class Module(MXNet):
     """Symbol and Module."""
+
+    batches_first = True
 
     def devices(self, model):
         return [array.context for array in model._exec_group.param_arrays[0]]
@@ -784,7 +787,7 @@ def run_main(api, name, given, devices):
     build_model, train, evaluate = module.build_model, module.train, module.evaluate
 
     def build(*arguments):
-        images_there = api.images_on_devices()
+        images_there = api.images_on_devices() if api.batches_first else 0
         log.model = build_model(*arguments)
         if run.small:
             log.model = api.small_model(log.model, arguments, images.shape[1:])
