@@ -142,7 +142,7 @@ def load_mnist(data_dir):
 def find_device(kind):
     """Return an MXNet context; kind is "cpu", "gpu", or "auto": a GPU if one can be used, else the CPU."""
     gpus, fault = 0, ""
-    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is
+    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # never half precision
     try:
         if kind != "cpu":
             gpus = mx.context.num_gpus()

@@ -40,7 +40,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run at once, inside the framework's C++ too
 import loky
 
-if not os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):  # Horovod: no launcher, and what an earlier one left is nothing
+if not os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):  # Horovod: without a launcher, drop what an earlier one left
     left = "CONTROLLER", "CPU_OPERATIONS", "CROSS_", "ELASTIC", "GLOO_IFACE", "HOSTNAME", "LOCAL_", "RANK", "SIZE"
     for x in [x for x in os.environ if x.startswith(tuple(f"HOROVOD_{name}" for name in left))]:
         del os.environ[x]
@@ -243,7 +243,7 @@ def describe(arrays):
 def find_device(kind):
     """Return the rank's MXNet context; kind is "cpu", "gpu", or "auto": GPUs if all ranks can use one, else CPU."""
     gpus, fault, count = 0, "", hvd.local_size()  # Horovod: a device for every rank of the host
-    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is
+    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # never half precision
     try:
         if kind != "cpu":
             gpus = mx.context.num_gpus()

@@ -145,7 +145,7 @@ def load_mnist(data_dir):
 def find_devices(kind, count):  # two devices: or more
     """Return the names of count contexts; kind is "cpu", "gpu", or "auto": GPUs if enough can be used, else CPU."""
     gpus, fault = 0, ""
-    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is
+    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # never half precision
     try:
         if kind != "cpu":
             gpus = mx.context.num_gpus()

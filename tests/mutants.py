@@ -1491,7 +1491,7 @@ FAKE_GPU = [
 
 
 TF32 = 'os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"'
-HALF = '    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # float32 stays what it is\n'
+HALF = '    os.environ["MXNET_CUDA_TENSOR_OP_MATH_ALLOW_CONVERSION"] = "0"  # never half precision\n'
 SETTINGS = [
     (["gluon", "keras_mgpu", "tf_keras", "torch"], TF32, '"0"', "the user's switch stands"),
     (["gluon_hvd", "sym", "tf_keras_mgpu", "torch_mgpu"], TF32, 'os.environ.get("NVIDIA_TF32_OVERRIDE", "1")', "off"),
