@@ -68,6 +68,11 @@ def choose(files: Mapping[Path, Results]) -> tuple[list[Column], list[str]]:
     return columns, left_out
 
 
+def can_compare(files: Mapping[Path, Results]) -> bool:
+    """Tell whether at least two files are of the same work: data, epochs, batch and scripts."""
+    return len(choose(files)[0]) > 1
+
+
 def format_cell(row: Row | None) -> str:
     """Return what stands for a script on a machine."""
     if row is None:

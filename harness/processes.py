@@ -33,7 +33,7 @@ LOG_LINES = 1000  # of stdout and stderr together
 FIRST_LOOK = 0.5  # seconds between the first looks at a run's memory
 LAST_LOOK = 5.0  # seconds between later ones: a long run changes slowly, and a look costs CPU time
 PSS_EVERY = 10.0  # seconds between readings of PSS, some 30 ms a GB; at the beginning more often
-GPU_EVERY = 10.0  # seconds between questions to the GPUs
+GPU_EVERY = 10.0  # seconds between questions to the GPUs; at the beginning more often: a run there may be short
 SET_DEATH_SIGNAL = 1  # prctl: PR_SET_PDEATHSIG
 SET_SUBREAPER = 36  # prctl: PR_SET_CHILD_SUBREAPER
 MARK = "MNIST_BENCHMARK"  # the variable by which a runner's processes are known
@@ -153,7 +153,7 @@ class Memory:
             self.next_pss = elapsed + min(elapsed, PSS_EVERY)
         if self.read_gpu is not None and elapsed >= self.next_gpu:
             self.gpu_peak = max(self.gpu_peak, self.read_gpu() - self.gpu_before)
-            self.next_gpu = elapsed + GPU_EVERY
+            self.next_gpu = elapsed + min(max(elapsed / 2, FIRST_LOOK), GPU_EVERY)
 
 
 def sum_over(processes: Sequence[psutil.Process], read: Callable[[psutil.Process], int]) -> int:

@@ -8,18 +8,19 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.files import as_link, as_word, shown, write_whole
-from harness.machines import describe_hardware, make_machines
+from harness.machines import can_compare, describe_hardware, make_machines
 from harness.results import Results, Run
 from harness.rows import Table, make_tables
 from harness.statistics import LEVEL
 from harness.tables import make_table, same_runs
-from harness.verdict import find_limits, find_warnings, make_sentence, make_verdict, say_refused
+from harness.verdict import describe_occasion, find_limits, find_warnings, make_sentence, make_verdict, say_refused
 
 RESULTS_BEGIN = "<!-- results:begin -->"
 RESULTS_END = "<!-- results:end -->"
 SENTENCE_BEGIN = "<!-- sentence:begin -->"
 SENTENCE_END = "<!-- sentence:end -->"
 PICTURE = "Seconds of training"
+EAGER = ("mnist_torch.py", "mnist_torch_mgpu.py")  # a variant beside them may be compiled
 PICTURES = re.compile(r"(!\[Seconds of training[^]]*\]\([^)]*\)\n*)+")  # an earlier report called them otherwise
 
 
@@ -66,8 +67,8 @@ def explain(tables: Sequence[Table]) -> list[str]:
         lines.append(
             f"to one: its seconds over those on one device; intervals hold at {LEVEL * 100:.0f} % for all of these (Bonferroni)"
         )
-    if any("torch" in row.script for row in rows):
-        lines.append("PyTorch runs eager, and its scripts tell glibc to keep freed memory")
+    if eager := [row.label for row in rows if row.script in EAGER]:
+        lines.append(f"PyTorch ({', '.join(eager)}) runs eager, and its scripts tell glibc to keep freed memory")
     return lines
 
 
@@ -113,13 +114,18 @@ def replace_between(text: str, begin: str, end: str, new: str) -> str:
 
 
 def make_block(files: Mapping[str, Results], pictures: str) -> str:
-    """Return what stands between the README's markers of results."""
+    """Return what stands between the README's markers of results: of several files each under a heading of its own."""
+    several = len(files) > 1
+    command = f"uv run report.py {' '.join(as_word(name) for name in files)} --readme"
     parts = []
     for name, results in files.items():
-        parts.append(make_report(results))
-        parts.append(f"[Result file]({as_link(name)}), shown by `uv run report.py {as_word(name)} --readme`.")
-    if len(files) > 1:
-        parts.append(make_machines({Path(name): results for name, results in files.items()}))
+        if several:
+            parts.append(f"### {describe_occasion(results, make_tables(results))}")
+        parts.append(make_report(results, heading="####" if several else "###"))
+        parts.append(f"[Result file]({as_link(name)}), shown by `{command}`.")
+    paths = {Path(name): results for name, results in files.items()}
+    if several and can_compare(paths):
+        parts.append(make_machines(paths))
     return "\n\n".join(["", *parts, *([pictures] if pictures else []), ""])
 
 

@@ -170,12 +170,15 @@ def format_day(date: str) -> str:
     return f"{day.day} {day:%B %Y}"
 
 
-def make_sentence(results: Results, tables: Sequence[Table]) -> str:
-    """Return one sentence: which script is fastest by how much, on what, of which date."""
+def describe_occasion(results: Results, tables: Sequence[Table]) -> str:
+    """Return on what and when a file's first table was measured: epochs and data; GPU or CPU; day."""
     run = results.runs[0]
-    last = max(run.date for run in results.runs)
     cores = run.machine.cores or run.machine.cpus_used
     where = run.machine.gpu if tables[0].device == "gpu" else f"{run.machine.cpu_model_name}, {cores} cores"
     epochs = f"{run.epochs} epoch{'s' if run.epochs > 1 else ''} of {run.data}"
-    text = say_table(tables[0]).removesuffix(".")
-    return f"{text} ({epochs}; {where}; {format_day(last)})."
+    return f"{epochs}; {where}; {format_day(max(run.date for run in results.runs))}"
+
+
+def make_sentence(results: Results, tables: Sequence[Table]) -> str:
+    """Return one sentence: which script is fastest by how much, on what, of which date."""
+    return f"{say_table(tables[0]).removesuffix('.')} ({describe_occasion(results, tables)})."

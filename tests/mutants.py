@@ -1136,6 +1136,13 @@ HARNESS = [
     ("processes", TREE, "total += read(process)", "total = max(total, read(process))", "memory of all processes"),
     ("processes", TREE, 'int(getattr(full, "pss", 0) or full.rss)', "int(full.rss)", "shared pages count once"),
     ("processes", TREE, "rss > self.rss_read and elapsed", "elapsed", "PSS at new peaks only"),
+    (
+        "processes",
+        TREE,
+        "min(max(elapsed / 2, FIRST_LOOK), GPU_EVERY)",
+        "GPU_EVERY",
+        "GPU memory of short runs",
+    ),
     ("processes", TREE, "PSS_EVERY = 10.0", "PSS_EVERY = 1.0", "PSS every 10 s at most"),
     (
         "processes",

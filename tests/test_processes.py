@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 
@@ -82,6 +83,18 @@ def test_gpu_memory_is_what_the_run_added():
     memory.look(0)
     memory.look(20)
     assert memory.gpu_peak == 600
+
+
+def test_gpu_memory_is_asked_for_more_often_at_the_beginning():
+    """A run on a GPU may last few seconds; in a long one a question every ten is enough."""
+    now, asked = -1.0, []
+    memory = Memory(Sizes([1] * 121), lambda: asked.append(now) or 0)
+    asked.clear()  # it has asked what was in use before
+    for now in np.arange(0, 60.5, 0.5):
+        memory.look(now)
+    assert asked[:6] == [0, 0.5, 1, 1.5, 2.5, 4]
+    assert max(np.diff(asked)) == 10
+    assert len(asked) < 16
 
 
 def test_each_use_goes_where_it_belongs(family, monkeypatch):

@@ -238,8 +238,10 @@ def test_gpus_that_were_not_used_are_said_loudly():
 
 
 def test_what_pytorch_is():
-    assert "PyTorch runs eager, and its scripts tell glibc to keep freed memory" in report({"mnist_torch.py": [1.0]})
-    assert "PyTorch" not in report(KNOWN)
+    said = "PyTorch (torch) runs eager, and its scripts tell glibc to keep freed memory"
+    assert said in report({"mnist_torch.py": [1.0], "mnist_torch_compiled.py": [2.0]})
+    assert "PyTorch (torch, torch_mgpu) runs" in report({"mnist_torch_mgpu.py": [1.0], "mnist_torch.py": [2.0]})
+    assert "PyTorch" not in report(KNOWN | {"mnist_torch_compiled.py": [2.0]})
 
 
 def test_hardware_names_cores_and_quota():
@@ -390,7 +392,17 @@ def test_a_picture_before_the_block_keeps_its_place():
 def test_several_files_in_the_readme_end_with_the_machines():
     text = edit(README, ("results/x.json", "results/y.json"))
     assert text.count("[Result file]") == text.count("![") == 2
+    assert text.count("`uv run report.py results/x.json results/y.json --readme`") == 2
+    assert text.count("\n### 3 epochs of MNIST; Known CPU, 4 cores; 23 November 2026\n") == 2
+    assert text.count("\n#### One device, CPU\n") == 2
     assert "## By machine" in text
+
+
+def test_files_of_different_work_are_not_compared_in_the_readme():
+    files = {"results/x.json": make_results(KNOWN), "results/y.json": make_results(KNOWN, batch_size=100)}
+    text = reporting.edit_readme(README, files)
+    assert text.count("\n### 3 epochs of MNIST; Known CPU") == 2
+    assert "## By machine" not in text
 
 
 @pytest.mark.parametrize("name", ["results/a b (1) [x].json", "results/ü.json", "results/a\nb.json"])
