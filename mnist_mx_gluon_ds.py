@@ -104,13 +104,13 @@ WORKERS = 2  # processes that assemble batches
 
 def build_batches(images, labels, batch_size):
     """Return a DataLoader of images (n, 28, 28) and labels (n,), both uint8, whose workers assemble batches."""
-    sizes = np.array([images[0].size, 4]) * batch_size  # bytes of a batch's images and labels, each in pages of its own
+    sizes = np.array([images[0].size, 4]) * batch_size + 16  # bytes of images and labels, in pages of their own
     # a CPU may be an epoch behind: the batches that it has not reached yet are all in shared memory
     needed = len(images) // batch_size * int(np.sum(-(-sizes // 4096))) * 4096 / 2**20
     if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize / 2**20 < needed:
         sys.exit(f"error: DataLoader needs {needed:.0f} MiB free in /dev/shm: make it larger, as by --shm-size")
     dataset = gluon.data.ArrayDataset(images, labels)
-    options = {"batchify_fn": to_batch, "num_workers": WORKERS}
+    options = {"batchify_fn": to_batch, "num_workers": WORKERS, "timeout": 10**6}  # a run may be stopped for a while
     batches = gluon.data.DataLoader(dataset, batch_size, shuffle=True, last_batch="discard", **options)
     workers = multiprocessing.active_children()
 

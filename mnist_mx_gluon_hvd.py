@@ -44,8 +44,9 @@ if not os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):  # Horovod: without a lau
     left = "CONTROLLER", "CPU_OPERATIONS", "CROSS_", "ELASTIC", "GLOO_IFACE", "HOSTNAME", "LOCAL_", "RANK", "SIZE"
     for x in [x for x in os.environ if x.startswith(tuple(f"HOROVOD_{name}" for name in left))]:
         del os.environ[x]
+local_size = os.environ.get("HOROVOD_LOCAL_SIZE", "")
 THREADS = os.environ.get("OMP_NUM_THREADS") or str(  # Horovod: the ranks of a host share its cores
-    max(1, loky.cpu_count(only_physical_cores=True) // int(os.environ.get("HOROVOD_LOCAL_SIZE", "1")))
+    max(1, loky.cpu_count(only_physical_cores=True) // max(1, int(local_size) if local_size.isdecimal() else 1))
 )
 for x in [x for x in os.environ if x.startswith(("DMLC_", "DNNL_DEFAULT_", "GOMP_", "MXNET_OMP_", "OMP_"))]:
     del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
@@ -182,7 +183,7 @@ def meet_the_ranks(kind):
     if address := os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):
         try:
             socket.create_connection((address, os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")), timeout=10).close()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             sys.exit(f"error: no horovodrun at HOROVOD_GLOO_RENDEZVOUS_ADDR, {address}: {error}; start it, or unset it")
     try:
         gpus = 0 if kind == "cpu" else mx.context.num_gpus()
@@ -207,8 +208,8 @@ def bind_to_cores(rank, ranks):
         for thread in os.listdir("/proc/self/task"):
             try:
                 os.sched_setaffinity(int(thread), cpus)
-            except ProcessLookupError:
-                pass  # it has ended
+            except OSError:
+                pass  # it has ended, or the system forbids it
 
 
 def choose_cpus(siblings, rank, ranks):

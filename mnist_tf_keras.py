@@ -20,7 +20,8 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 import loky
 
 THREADS = os.environ.get("OMP_NUM_THREADS") or str(loky.cpu_count(only_physical_cores=True))  # within a quota, too
-for x in [x for x in os.environ if x.startswith(("DNNL_DEFAULT_", "KERAS_", "ONEDNN_DEFAULT_", "TF_CONFIG"))]:
+left = "DNNL_DEFAULT_", "KERAS_", "ONEDNN_DEFAULT_", "TF_CONFIG", "TF_SET_ONEDNN_"
+for x in [x for x in os.environ if x.startswith(left)]:
     del os.environ[x]  # what a shell, a launcher or a batch system left there is not for this run
 os.environ["NVIDIA_TF32_OVERRIDE"] = os.environ.get("NVIDIA_TF32_OVERRIDE") or "0"  # float32 is IEEE single on a GPU
 os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull, "TF_USE_LEGACY_KERAS": "0"}  # no keras.json
@@ -141,7 +142,7 @@ def find_device(kind):
         gpus = tf.config.list_physical_devices("GPU")
     if gpus:  # one that is seen may still be of no use, and cannot be hidden any more once this process has tried it
         trial = "import tensorflow as tf\nwith tf.device('gpu:0'):\n    print(tf.ones(1) + 1)"
-        done = subprocess.run([sys.executable, "-c", trial], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-P", "-c", trial], capture_output=True, text=True, check=False)
         if done.returncode:
             fault = f" and cannot use any: {(done.stderr.strip() or 'it crashed').splitlines()[-1]}"
     if kind == "gpu" and (fault or not gpus):

@@ -175,8 +175,8 @@ def bind_to_cores(rank, ranks):
         for thread in os.listdir("/proc/self/task"):
             try:
                 os.sched_setaffinity(int(thread), cpus)
-            except ProcessLookupError:
-                pass  # it has ended
+            except OSError:
+                pass  # it has ended, or the system forbids it
 
 
 def choose_cpus(siblings, rank, ranks):
@@ -312,15 +312,33 @@ def start(local_rank, args):
     os.environ |= {"RANK": str(local_rank), "LOCAL_RANK": str(local_rank)}
     try:
         run(args)
-    except (OSError, SystemExit, torch.AcceleratorError, torch.OutOfMemoryError, dist.DistError) as error:
-        raise RuntimeError("error: " + str(error).removeprefix("error: ").splitlines()[0]) from None
+    except (OSError, SystemExit, RuntimeError) as error:
+        if is_own_fault(error):
+            raise
+        raise RuntimeError(describe_error(error)) from None
+
+
+def is_own_fault(error):
+    """Tell whether an error is a fault of this script, not of memory, a GPU, a file or another process."""
+    told = OSError, SystemExit, torch.AcceleratorError, torch.OutOfMemoryError, dist.DistError
+    return not isinstance(error, told) and "gloo" not in str(error)  # Gloo's errors have no type of their own
+
+
+def describe_error(error):
+    """Return the line that the run ends with for an error."""
+    return "error: " + str(error).removeprefix("error: ").splitlines()[0]
 
 
 def main():
     """Start a process for every device and wait for them, or be one of those that torchrun has started."""
     args = parse_args()
     if dist.is_torchelastic_launched():
-        return run(args)
+        try:
+            return run(args)
+        except RuntimeError as error:
+            if is_own_fault(error):
+                raise
+            sys.exit(describe_error(error))
     n = args.devices  # two devices: or as many as --devices says
     check_args(args, load_mnist(args.data_dir)[0], n)
     if not Path(globals().get("__file__", "")).is_file():

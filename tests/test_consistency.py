@@ -98,7 +98,15 @@ def test_text_shared_by_some():
             check_same(name, [script for script in SCRIPTS if api in script])
     shared = {"to_input", "to_batch", "to_tensor", "build_batches", "ReportEpoch", "keep_freed_memory"}
     of_ranks = {"bind_to_cores", "choose_cpus", "find_siblings", "describe", "meet_the_ranks", "wait_for_all"}
-    assert others == shared | of_ranks | {"check_args", "run", "start"}
+    assert others == shared | of_ranks | {
+        "check_args",
+        "run",
+        "start",
+        "is_own_fault",
+        "describe_error",
+        "left",
+        "local_size",
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -244,6 +252,9 @@ def test_every_requirement_is_used():
         }
     gpu = {pin.replace("mxnet-cu117", "mxnet") for pin in requirements("requirements-gpu.txt") if "nvidia" not in pin}
     assert gpu == {pin for pin in requirements("requirements.txt") if "horovod" not in pin}
+    of_gpus = [pin for pin in requirements("requirements-tf-gpu.txt") if "nvidia" not in pin]
+    gpu = {pin.replace("tensorflow[and-cuda]", "tensorflow-cpu") for pin in of_gpus}
+    assert gpu == set(requirements("requirements-tf.txt"))
 
 
 def test_runner_is_tested_with_its_own_versions():

@@ -51,6 +51,10 @@ for text in lists:
 files = {f"{folder}/core_cpus_list": "7\\n", f"{folder}/thread_siblings_list": "6-7\\n"}
 both = sorted(script.find_siblings(7))
 files = {}
+def forbid(*_):
+    raise PermissionError(1, "Operation not permitted")
+script.os.sched_setaffinity = forbid
+script.bind_to_cores(0, 1)  # what is merely nice to have fails nothing
 print(json.dumps([chosen, found, both, sorted(script.find_siblings(7))]))
 """
 
@@ -88,6 +92,9 @@ def test_ranks_share_the_threads():
         (8, 3, 2),
         (3, 5, 1),
         (8, 1, 8),
+        (4, 0, 4),
+        (4, "", 4),
+        (4, "many", 4),
     ]  # what loky counts, ranks, threads of each
     program = f"""
 import importlib, os, socket

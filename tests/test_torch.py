@@ -171,3 +171,31 @@ def test_memory_is_kept(launch, few_digits, script):
     while " 11/12 " not in (line := job.process.stdout.readline()):
         assert line, job.finish()
     assert faults() - before < 100_000
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        ("OutOfMemoryError('CUDA out of memory.\\nTried')", "error: CUDA out of memory."),
+        ("distributed.DistStoreError('wait timeout after 300000ms')", "error: wait timeout after 300000ms"),
+        ("RuntimeError('[gloo/transport/tcp/pair.cc:534] Connection closed by peer')", "error: [gloo"),
+    ],
+)
+def test_errors_of_the_machine_under_torchrun(error, line):
+    """They end with one line as they do without it; a fault of the script's own shows its traceback."""
+    program = f"""
+import sys, torch
+import {SCRIPT[:-3]} as script
+script.dist.is_torchelastic_launched = lambda: True
+def fail(_):
+    raise eval(sys.argv.pop(), {{**vars(torch), "RuntimeError": RuntimeError}})
+script.run = fail
+script.main()
+"""
+    ends = []
+    for text in (error, "RuntimeError('a fault')"):
+        command = [python_of(SCRIPT), "-c", program.replace("sys.argv.pop()", repr(text))]
+        ends.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60))
+    assert [end.returncode for end in ends] == [1, 1]
+    assert error_line(ends[0].stderr, alone=True).startswith(line)
+    assert "RuntimeError: a fault" in ends[1].stderr and "Traceback" in ends[1].stderr
