@@ -75,7 +75,10 @@ def interpreter(text: str) -> tuple[str, Path]:
     kind, _, path = text.partition("=")
     if kind not in KINDS or not path:
         raise argparse.ArgumentTypeError("it takes mx=PATH, tf=PATH or torch=PATH")
-    return kind, Path(path).expanduser().absolute()
+    try:
+        return kind, Path(path).expanduser().absolute()
+    except RuntimeError as error:  # no such home
+        raise argparse.ArgumentTypeError(f"{shown(path)}: {error}") from None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -135,6 +138,7 @@ def parse_args(words: Sequence[str] | None = None) -> "Job":
     if output.suffix != ".json":  # the picture lies beside it
         parser.error(f"--output {shown(output)} has to end with .json")
     try:
+        output = output.expanduser()
         scripts = find_scripts(args.scripts, args.all)
         data_dir = (args.data_dir or Path(os.environ.get("MNIST_DIR") or HERE / "data")).expanduser().absolute()
     except (ValueError, RuntimeError, OSError) as error:
@@ -198,9 +202,18 @@ def run(job: "Job") -> int:
     from harness.runner import Session
     from harness.signals import Stop, Stopped
 
-    stop = Stop()
-    stop.install()
-    session = Session(job, make_progress(), stop, Family())
+    session = Session(job, make_progress(), Stop(), Family())
+    try:
+        session.stop.install()
+        return carry_out(session)
+    except Stopped as stopped:  # while the last words were said
+        return stopped.status
+
+
+def carry_out(session: "Session") -> int:
+    """Do a session's job, show what came of it, and return the exit status. Stopped: a signal came while that was shown."""
+    from harness.signals import Stopped
+
     status = 0
     try:
         work(session)
@@ -209,12 +222,9 @@ def run(job: "Job") -> int:
         session.progress.close()
         session.family.end()
         session.progress.say(
-            f"interrupted: the same command with --output {as_word(job.output)} completes what is missing"
+            f"interrupted: the same command with --output {as_word(session.job.output)} completes what is missing"
         )
-    try:
-        shown_whole = show_report(session)
-    except Stopped as stopped:
-        return stopped.status
+    shown_whole = show_report(session)
     for word, found in (("failed", session.failures), ("refused", session.refused)):
         if found:
             session.progress.say(f"error: {word}: {'; '.join(f'{name}: {reason}' for name, reason in found.items())}")

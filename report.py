@@ -51,6 +51,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--compare takes one file")
     if args.fail_above is not None and not (args.compare and math.isfinite(args.fail_above)):
         parser.error("--fail-above goes with --compare and takes a number")
+    if [*args.files, args.compare].count(STDIN) > 1:
+        parser.error("- can be read once")
+    if args.csv is not None and args.csv.suffix in (".json", ".png"):
+        parser.error("--csv takes a file of its own, no result file and no picture")
     if STDIN in args.files and args.readme:
         parser.error("--readme takes files, to which the README can link")
     for path in [*args.files, args.compare]:
@@ -61,11 +65,21 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def read_stdin() -> str:
+    """Return what stdin holds; UserError if it cannot be read."""
+    if sys.stdin is None:
+        raise UserError("cannot read stdin: it is closed")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read stdin: {shown(error)}") from None
+
+
 def load(path: Path) -> "Results":
     """Return a file's results; stdin's for -."""
     from harness import results
 
-    return results.load(path, sys.stdin.read() if path == STDIN else None)
+    return results.load(path, read_stdin() if path == STDIN else None)
 
 
 def draw(path: Path, results: "Results") -> None:
@@ -102,27 +116,38 @@ def compare(new: "Results", old: "Results", old_path: Path, fail_above: float | 
     for there, here in zip(describe(old.runs, None), describe(new.runs, None), strict=True):
         if there != here:
             show(f"- here {here}\n- there {there}")
-    slower = [] if fail_above is None else comparison.find_slower(changes, fail_above)
-    if slower:
-        raise UserError(f"slower by more than {fail_above:g} %: {', '.join(slower)}")
+    if fail_above is None:
+        return
+    reasons = {
+        f"slower by more than {fail_above:g} %": comparison.find_slower(changes, fail_above),
+        "learnt something else": [change.script for change in changes if change.flagged],
+    }
+    if any(reasons.values()):
+        raise UserError("; ".join(f"{reason}: {', '.join(scripts)}" for reason, scripts in reasons.items() if scripts))
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the command line asks, in this order: read all, print, draw, write."""
+    """Do what the command line asks, in this order: read all, print, draw, write. A picture's error comes after all else."""
     from harness.reporting import make_reports, show, write_readme
 
     files = {path: load(path) for path in args.files}
     old = None if args.compare is None else load(args.compare)
     show(make_reports(files))
+    faults = []
     for path, results in files.items():
-        if path != STDIN:
-            draw(path, results)
+        try:
+            if path != STDIN:
+                draw(path, results)
+        except UserError as error:
+            faults.append(error)
     if args.csv is not None:
         write_csv(args.csv, files)
     if args.readme:
         write_readme(README, files)
     if old is not None:
         compare(files[args.files[0]], old, args.compare, args.fail_above)
+    if faults:
+        raise faults[0]
 
 
 def main(words: Sequence[str] | None = None) -> None:

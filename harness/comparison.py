@@ -21,7 +21,18 @@ class Change:
     old: float  # seconds, geometric mean
     new: float  # seconds, geometric mean
     estimate: Estimate  # of new / old
-    verdict: str
+    flagged: bool  # whether it has learnt something else than the others of its table, in either file
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says."""
+        if self.flagged:
+            return "none: it has learnt something else"
+        if self.estimate.low is None:
+            return f"none: {COMPARED_RUNS} runs each are needed"
+        if self.estimate.above:
+            return "slower"
+        return "faster" if self.estimate.below else "no difference"
 
     @property
     def percent(self) -> str:
@@ -45,17 +56,6 @@ def find_flagged(results: Results) -> dict[str, str]:
     return {script: reason for runs in group(results.runs).values() for script, reason in flag(runs).items()}
 
 
-def decide(estimate: Estimate, flagged: bool) -> str:
-    """Return what the interval says."""
-    if flagged:
-        return "none: it has learnt something else"
-    if estimate.low is None:
-        return f"none: {COMPARED_RUNS} runs each are needed"
-    if estimate.above:
-        return "slower"
-    return "faster" if estimate.below else "no difference"
-
-
 def compare(old: Results, new: Results, old_path: Path) -> list[Change]:
     """Return what has changed of every script that both files have, in the new file's order; UserError if nothing compares."""
     there = {script: [run for run in old.runs if run.script == script] for script in old.scripts()}
@@ -68,17 +68,18 @@ def compare(old: Results, new: Results, old_path: Path) -> list[Change]:
     for script in both:
         check_alike(there[script][0], here[script][0], old_path)
         before, after = ([run.seconds for run in runs[script]] for runs in (there, here))
-        verdict = decide(estimate := welch(before, after), script in flagged)
-        changes.append(Change(script, geometric_mean(before), geometric_mean(after), estimate, verdict))
+        means = geometric_mean(before), geometric_mean(after)
+        changes.append(Change(script, *means, welch(before, after), script in flagged))
     return changes
 
 
 def make_comparison(changes: Sequence[Change], old: Results, new: Results, old_path: Path) -> str:
     """Return the comparison as Markdown: first how all scripts moved together."""
-    together = (median(change.estimate.ratio for change in changes) - 1) * 100
+    alike = [change for change in changes if not change.flagged] or changes
+    together = (median(change.estimate.ratio for change in alike) - 1) * 100
     rows = [[shorten(label_of(x.script)), f"{x.old:.2f}", f"{x.new:.2f}", x.percent, x.verdict] for x in changes]
     alone = sorted(set(old.scripts()) ^ set(new.scripts()))
-    scripts = "script" if len(changes) == 1 else f"median of {len(changes)} scripts"
+    scripts = "script" if len(alike) == 1 else f"median of {len(alike)} scripts"
     parts = [
         f"### Compared with {shown(old_path)}",
         f"All scripts together: {together:+.1f} % ({scripts}); what moves all alike is the machine's or the data's, not a script's.",
@@ -98,4 +99,5 @@ def check_enough_runs(changes: Sequence[Change]) -> None:
 
 def find_slower(changes: Sequence[Change], percent: float) -> list[str]:
     """Return the scripts that are slower by more than so many percent, by the lower end of the interval."""
-    return [x.script for x in changes if x.estimate.low is not None and (x.estimate.low - 1) * 100 > percent]
+    measured = [x for x in changes if x.estimate.low is not None and not x.flagged]
+    return [x.script for x in measured if x.estimate.low is not None and (x.estimate.low - 1) * 100 > percent]

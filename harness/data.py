@@ -1,5 +1,6 @@
 """MNIST, or stand-in digits where it cannot be had."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -68,7 +69,8 @@ def fetch(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pooch.retrieve(URL, f"sha256:{FILE_SHA256}", NAME, folder)
-        (folder / NAME).chmod(0o644)  # pooch lets only its owner read it
+        with contextlib.suppress(OSError):  # not every file system has modes
+            (folder / NAME).chmod(0o644)  # pooch lets only its owner read it
     except (requests.RequestException, ValueError) as error:  # no network, or a portal's page in place of the file
         raise DownloadFailed(shown(f"{error}")[:300]) from None
     except OSError as error:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.files import shown
 from harness.results import Results, Run
 
 
@@ -12,7 +13,7 @@ def flatten(path: Path, run: Run) -> dict[str, object]:
     """Return a run as a line; what is unknown is empty."""
     machine, usage = run.machine, run.usage
     return {
-        "file": path.name,
+        "file": shown(path),
         "script": run.script,
         "script_sha256": run.sha256,
         "round": run.round,

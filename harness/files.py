@@ -10,7 +10,14 @@ SPARE = 100_000  # bytes that must fit on the disk besides twice the file that i
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file at once and whole, or not at all; a link stays a link, a mode stays the mode. OSError if it cannot."""
+    """Write a file at once and whole, or not at all; a link stays a link, a mode stays the mode. OSError if it cannot.
+
+    What is no regular file, as a pipe, or is reached by a name of the system's, as /dev/stdout, is written to, not replaced.
+    """
+    if path.exists() and (not path.is_file() or path.is_relative_to("/dev") or path.is_relative_to("/proc")):
+        with path.open("ab") as file:
+            file.write(data)
+        return
     target = Path(os.path.realpath(path))
     new = neighbour(target, "new")  # on one disk, where the renaming is atomic
     try:
@@ -19,7 +26,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
-            new.chmod(target.stat().st_mode)
+            with contextlib.suppress(OSError):  # not every file system has modes
+                new.chmod(target.stat().st_mode)
         new.replace(target)
     except BaseException:  # a signal may come too
         with contextlib.suppress(OSError):
@@ -35,7 +43,7 @@ def neighbour(path: Path, purpose: str) -> Path:
 def check_writable(path: Path) -> None:
     """Make the folder if need be, and raise OSError now if a file of some size cannot be written there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    probe = neighbour(path, "new")
+    probe = neighbour(path, "probe")
     size = path.stat().st_size if path.exists() else 0
     try:
         probe.write_bytes(bytes(SPARE + 2 * size))

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pyperf
 
-from harness.results import Machine
+from harness.results import NOTHING_SET, Machine
 from harness.startup import USER_ENVIRONMENT
 
 SGEMM_SECONDS = 2.0  # to look for the fastest product
@@ -22,8 +22,9 @@ IDLE_SAMPLE = 0.5  # seconds that a look takes
 IDLE_WAIT = 30.0  # seconds to wait at most
 # Variables that change how fast or how exactly a framework computes
 TUNING = re.compile(
-    r"(OMP|OPENBLAS|MKL|KMP|GOMP|DNNL|ONEDNN|MXNET|TF_ENABLE|TF_XLA|XLA|TORCH|CUDA|NCCL|MALLOC)_|"
-    "(NVIDIA_TF32_OVERRIDE|LOKY_MAX_CPU_COUNT|GLIBC_TUNABLES|LD_PRELOAD)$"
+    r"(OMP|OPENBLAS|MKL|KMP|GOMP|DNNL|ONEDNN|MXNET|TF_(ENABLE|XLA|NUM|GPU|CUDNN|FORCE|SET)|XLA|(PY)?TORCH[A-Z]*|CUDA|CUDNN|CUBLAS|NCCL|"
+    r"HOROVOD_(CYCLE|FUSION|CACHE|HIERARCHICAL|AUTOTUNE|NUM|BATCH|THREAD)|MALLOC)_|"
+    "(NVIDIA_TF32_OVERRIDE|LOKY_MAX_CPU_COUNT|HOROVOD_AUTOTUNE|GLIBC_TUNABLES|LD_PRELOAD)$"
 )
 LSCPU = {
     "cpu_family": "CPU family",
@@ -119,14 +120,21 @@ def read_gpu_memory(ask: Ask) -> int:
 def describe_tuning(environment: Mapping[str, str]) -> str:
     """Return the tuning variables that are set, in one line."""
     found = [f"{name}={value}" for name, value in sorted(environment.items()) if TUNING.match(name)]
-    text = " ".join(found) or "nothing set"
-    return "".join(c if c.isprintable() else "?" for c in text)
+    text = " ".join(found) or NOTHING_SET
+    return "".join(c if c.isprintable() else "?" for c in text).strip()  # as it is read again
+
+
+def ask_pyperf() -> dict[str, object]:
+    """Return what pyperf finds out about the machine; the rest of it tells of this process and its Python, not of the script's."""
+    try:
+        return dict(pyperf.Run([1.0]).get_metadata())
+    except (OSError, ValueError, IndexError):  # a sensor that does not answer as it should
+        return {}
 
 
 def describe_machine(ask: Ask) -> Machine:
     """Return what the result file says of hardware and system; nothing that another boot changes."""
-    # the rest of what pyperf finds tells of this process and its Python, not of the script's
-    known = pyperf.Run([1.0]).get_metadata()
+    known = ask_pyperf()
     lscpu = dict(re.findall(r"(?m)^ *([^:\n]+): +(.*)$", ask("lscpu", env={**os.environ, "LC_ALL": "C"})[1]))
     cpus = os.sched_getaffinity(0)
     gpu, driver = name_gpus(ask)
@@ -134,7 +142,7 @@ def describe_machine(ask: Ask) -> Machine:
     return Machine(
         hostname=str(known.get("hostname", "unknown")),
         cpu_model_name=str(known.get("cpu_model_name", "CPU")),
-        cpu_count=int(known.get("cpu_count", len(cpus))),
+        cpu_count=int(str(known.get("cpu_count", len(cpus)))),
         cpus_used=len(cpus),
         cores=count_cores(cpus),
         cpu_quota=read_quota(),

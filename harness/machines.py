@@ -44,13 +44,16 @@ def find_obstacle(first: Results, other: Results) -> str | None:
     ):
         if here != there:
             return f"its {what} {'are' if what != 'batch' else 'is'} another: {there!s:.20}, not {here!s:.20}"
+    if not set(first.scripts()) & set(other.scripts()):
+        return "it has none of these scripts"
+    return find_changed(first, other)
+
+
+def find_changed(first: Results, other: Results) -> str | None:
+    """Return which scripts two files have in other versions, or None."""
     hashes = {run.script: run.sha256 for run in first.runs}
     changed = sorted({run.script for run in other.runs if hashes.get(run.script, run.sha256) != run.sha256})
-    if changed:
-        return f"other versions of {', '.join(changed)}"
-    if not hashes.keys() & {run.script for run in other.runs}:
-        return "it has none of these scripts"
-    return None
+    return f"other versions of {', '.join(changed)}" if changed else None
 
 
 def choose(files: Mapping[Path, Results]) -> tuple[list[Column], list[str]]:
@@ -59,7 +62,9 @@ def choose(files: Mapping[Path, Results]) -> tuple[list[Column], list[str]]:
     columns: list[Column] = []
     left_out = []
     for path, results in files.items():
-        obstacle = find_obstacle(first, results)
+        obstacle = find_obstacle(first, results) or next(
+            (changed for column in columns if (changed := find_changed(column.results, results))), None
+        )
         if obstacle is None:
             letter = ascii_uppercase[len(columns)] if len(columns) < len(ascii_uppercase) else str(len(columns))
             columns.append(Column(letter, path, results, make_tables(results)))

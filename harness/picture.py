@@ -50,7 +50,6 @@ def own_settings() -> Iterator[None]:
     Where settings and caches are looked for in one folder, that is the caches': the list of fonts, which takes seconds to make,
     is there already.
     """
-    here = os.getcwd()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "matplotlib")
     try:
         folder = folder.expanduser().absolute()
@@ -64,11 +63,14 @@ def own_settings() -> Iterator[None]:
         os.environ.pop(name, None)
     os.environ["MPLCONFIGDIR"] = str(folder)
     logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
-    os.chdir("/")  # a matplotlibrc in the current folder would be read
+    here = os.getcwd() if os.path.exists("matplotlibrc") else None  # it would be read
+    if here is not None:
+        os.chdir("/")
     try:
         yield
     finally:
-        os.chdir(here)
+        if here is not None:
+            os.chdir(here)
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
@@ -76,7 +78,9 @@ def new_figure(size: tuple[float, float]) -> "Figure":
     with own_settings():
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    mpl.rcParams.update({"font.size": TEXT, "axes.titlesize": TEXT + 1, "hatch.linewidth": 0.6})
+    mpl.rcParams.update(
+        {"font.size": TEXT, "axes.titlesize": TEXT + 1, "hatch.linewidth": 0.6, "text.parse_math": False}
+    )
     return Figure(size, dpi=RESOLUTION, layout="constrained")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.files import as_link, as_word, shown, write_whole
 from harness.machines import can_compare, describe_hardware, make_machines
-from harness.results import Results, Run
+from harness.results import NOTHING_SET, Results, Run
 from harness.rows import Table, make_tables
 from harness.statistics import LEVEL
 from harness.tables import make_table, same_runs
@@ -41,6 +41,7 @@ def describe(runs: Sequence[Run], runs_each: int | None) -> list[str]:
         f"batch {first.batch_size} per device",
         f"threads {', '.join(map(str, threads))}" if threads else "",
         f"{runs_each} run{'s' if runs_each > 1 else ''} each" if runs_each else "",
+        f"variables {first.machine.environment}" if first.machine.environment != NOTHING_SET else "",
         " to ".join(dict.fromkeys([days[0], days[-1]])),
     ]
     return [
@@ -63,6 +64,8 @@ def explain(tables: Sequence[Table]) -> list[str]:
     lines.append("images/s: without each run's first epoch")
     if kinds:
         lines.append(f"GB: peak memory of all its processes ({', '.join(kinds)})")
+    if any(row.gpu_memory for row in rows):
+        lines.append("GPU GB: the most that was seen in a few looks, which may miss the peak")
     if any(row.against_one is not None for row in rows):
         lines.append(
             f"to one: its seconds over those on one device; intervals hold at {LEVEL * 100:.0f} % for all of these (Bonferroni)"
@@ -113,32 +116,41 @@ def replace_between(text: str, begin: str, end: str, new: str) -> str:
     return f"{before}{begin}{new}{end}{after}"
 
 
-def make_block(files: Mapping[str, Results], pictures: str) -> str:
+def make_picture(name: str, results: Results) -> str:
+    """Return the Markdown of a file's picture, which lies beside it; for who cannot see it, what it is of."""
+    occasion = describe_occasion(results, make_tables(results))
+    return f"![{PICTURE}: {occasion}]({as_link(name.removesuffix('.json'))}.png)"
+
+
+def make_block(files: Mapping[str, Results], pictures: Mapping[str, str]) -> str:
     """Return what stands between the README's markers of results: of several files each under a heading of its own."""
     several = len(files) > 1
-    command = f"uv run report.py {' '.join(as_word(name) for name in files)} --readme"
     parts = []
     for name, results in files.items():
         if several:
             parts.append(f"### {describe_occasion(results, make_tables(results))}")
         parts.append(make_report(results, heading="####" if several else "###"))
-        parts.append(f"[Result file]({as_link(name)}), shown by `{command}`.")
+        parts.append(f"[Result file]({as_link(name)}), shown by `uv run report.py {as_word(name)}`.")
+        parts += [pictures[name]] if name in pictures else []
     paths = {Path(name): results for name, results in files.items()}
     if several and can_compare(paths):
         parts.append(make_machines(paths))
-    return "\n\n".join(["", *parts, *([pictures] if pictures else []), ""])
+    return "\n\n".join(["", *parts, ""])
 
 
 def edit_readme(text: str, files: Mapping[str, Results]) -> str:
     """Return the README's text with the results of files, by their names from its folder; ValueError without markers."""
-    pictures = [f"![{PICTURE}]({as_link(name.removesuffix('.json'))}.png)" for name in files]
+    pictures = {name: make_picture(name, results) for name, results in files.items()}
     before, marker, rest = text.partition(RESULTS_BEGIN)
-    before, moved = PICTURES.subn(lambda _: "".join(f"{picture}\n\n" for picture in pictures), before, count=1)
-    block = make_block(files, "" if moved else "\n\n".join(pictures))
+    first_name = next(iter(files))
+    before, moved = PICTURES.subn(lambda _: f"{pictures[first_name]}\n\n", before, count=1)
+    if moved:  # the first file's picture stands above the block
+        del pictures[first_name]
+    block = make_block(files, pictures)
     text = replace_between(before + marker + rest, RESULTS_BEGIN, RESULTS_END, block)
     if SENTENCE_BEGIN not in text and SENTENCE_END not in text:
         return text
-    first = next(iter(files.values()))
+    first = files[first_name]
     return replace_between(text, SENTENCE_BEGIN, SENTENCE_END, f"\n{make_sentence(first, make_tables(first))}\n")
 
 

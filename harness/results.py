@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ MACHINE_KEYS = (
 WORK_KEYS = ("epochs", "batch_size", "data", "data_sha256", "train_images", "test_images")
 SCRIPT_KEYS = ("sha256", "devices", "device", "threads", "python_version")  # are the same in all runs of a script
 NO_QUOTA = "none"
+NOTHING_SET = "nothing set"  # of the variables that tune a framework
 
 Value = str | int | float
 
@@ -56,7 +57,7 @@ class Machine:
     gpu_driver: str
     platform: str  # kernel and C library
     os: str  # the distribution
-    environment: str  # tuning variables, or "nothing set"
+    environment: str  # tuning variables, or NOTHING_SET
     cpu_details: Mapping[str, str]  # lscpu's family, model, stepping, flags and caches, under cpu_...
 
     def to_metadata(self) -> dict[str, Value]:
@@ -220,7 +221,7 @@ def read_machine(fields: Fields) -> Machine:
         gpu_driver=fields.text("gpu_driver", "none"),
         platform=fields.text("platform"),
         os=fields.text("os"),
-        environment=fields.text("environment", "nothing set"),
+        environment=fields.text("environment", NOTHING_SET),
         cpu_details=details,
     )
 
@@ -313,6 +314,17 @@ def read_refused(fields: Fields) -> tuple[Refusal, ...]:
         raise Damaged(f"refused is {fields.metadata['refused']!r:.60}") from None
 
 
+def check_same_work(runs: Sequence[Run]) -> None:
+    """Raise Damaged if the runs of a file did different work, as after joining files by hand: no table may mix them."""
+    firsts: dict[str, Run] = {}
+    for run in runs:
+        own = firsts.setdefault(run.script, run)
+        for key, first in [*((key, runs[0]) for key in WORK_KEYS), *((key, own) for key in SCRIPT_KEYS)]:
+            here, there = run.metadata.get(key), first.metadata.get(key)
+            if None not in (here, there) and here != there:
+                raise Damaged(f"{key} is {here!s:.60} in a run of {shown(run.script)}, {there!s:.60} in another run")
+
+
 def parse(text: str) -> Results:
     """Return what a result file's text holds; Damaged if it is none of this benchmark."""
     try:
@@ -323,6 +335,7 @@ def parse(text: str) -> Results:
     if not all(len(values) == 1 for _, values in found):
         raise Damaged("a run has not one value")
     runs = tuple(read_run(metadata, values[0]) for metadata, values in found)
+    check_same_work(runs)
     return Results(runs, read_refused(Fields(found[0][0])))
 
 

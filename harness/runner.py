@@ -86,21 +86,30 @@ class Session:
             )
 
 
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Return the error that says why a result file cannot be written."""
+    reason = error.strerror or str(error)
+    return UserError(f"cannot write {shown(path)}: {reason}: name an --output in another folder")
+
+
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold the result file for this process; UserError says who holds it, or why it cannot be written."""
     name = neighbour(path, "lock")
+    held = filelock.FileLock(name)
     try:
-        check_writable(path)
-        held = filelock.FileLock(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=0)
     except filelock.Timeout:
         holder = machine.read_text(name) or "another benchmark.py"
         raise UserError(f"{shown(path)} is in use by {shown(holder)}: name another --output") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot write {shown(path)}: {reason}: name an --output in another folder") from None
+        raise cannot_write(path, error) from None
     try:
+        try:
+            check_writable(path)  # now that no other runner writes there
+        except OSError as error:
+            raise cannot_write(path, error) from None
         with contextlib.suppress(OSError):
             name.write_text(f"process {os.getpid()} on {platform.node()}")
         yield
@@ -170,7 +179,7 @@ def find_interpreters(session: Session) -> dict[Path, str]:
             found[script] = python
     if not found:
         reason = next(iter(session.failures.values()))
-        raise UserError(f"{reason}\nwithout network, name other interpreters: --python mx=PATH")
+        raise UserError(f"{reason}; without network, name other interpreters: --python mx=PATH")
     return found
 
 
@@ -221,8 +230,13 @@ def run_script(
     seed = int(metadata["seed"])
     command = make_command(job, script, python, setting.data.folder, seed)
     read_gpu = read_gpu_memory if setting.has_gpu else None
-    usage = processes.run(command, run_environment(python), job.timeout, log, session.family, session.stop, read_gpu)
-    session.spent += usage.duration
+    began = time.monotonic()
+    try:
+        usage = processes.run(
+            command, run_environment(python), job.timeout, log, session.family, session.stop, read_gpu
+        )
+    finally:  # what a run takes that fails is no slowness of this program
+        session.spent += time.monotonic() - began
     devices = job.devices if is_parallel(script) else 1
     expected = output.Expected(script.name, devices, job.batch_size, seed, job.epochs)
     found = output.parse(log.lines, expected, usage.duration)
@@ -292,12 +306,12 @@ def run_once(session: Session, setting: Setting, script: Path, metadata: Mapping
         number = int(metadata["round"])
         session.refused[f"{script.name} round {number}"] = str(error)
         session.results = session.results.with_refusal(Refusal(script.name, number, shown(error)))
-        keep_log(session, f"{script.name} refused: {error}", log)
         session.save()
+        keep_log(session, f"{script.name} refused: {error}", log)
     else:
         session.results = session.results.with_run(run)
+        session.save()  # before a word is said: nobody may be reading, and an interruption come meanwhile
         session.progress.end(f"{script.name}: {run.seconds:.2f} s, accuracy {run.accuracy:.4f}")
-        session.save()
 
 
 def slowdown(session: Session) -> float:
@@ -366,7 +380,8 @@ def rounds_of(session: Session, setting: Setting) -> Iterator[tuple[plan.Round, 
     if job.minutes is None:
         rounds = plan.plan_rounds(job.scripts, job.repeats, session.results)
         for i, one in enumerate(rounds):
-            yield one, rounds[i + 1 :]
+            if any(script.name not in session.failures for script in one.scripts):
+                yield one, rounds[i + 1 :]
         return
     number = 0
     while True:

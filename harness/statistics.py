@@ -171,7 +171,7 @@ def spread_p_value(whole: Fit, script: str) -> float:
     added = whole.df - others.df
     if others.df < 1 or added < 1:
         return 1.0
-    ratio = (whole.squares - others.squares) / added / variance_of(others)
+    ratio = max(whole.squares - others.squares, 0.0) / added / variance_of(others)
     return float(special.fdtrc(added, others.df, ratio))
 
 

@@ -32,17 +32,33 @@ def names(rows: Sequence[Row]) -> str:
 
 
 def say_ranked(table: Table) -> str:
-    """Return who is fastest, who cannot be told from it, and who is next."""
+    """Return who is fastest, who cannot be told from it, who is next and who is last."""
     ranked = [row for row in table.rows if row.rank is not None]
     first = [row for row in ranked if row.rank == 1]
-    behind = [row for row in ranked if row.rank != 1]
+    following = [row for row in ranked if row.rank == 2]
     text = f"the fastest is {names(first)} with {first[0].seconds:.2f} s"
     if len(first) > 1:
         text = f"{names(first)} cannot be told apart, {first[0].seconds:.2f} to {first[-1].seconds:.2f} s"
-    if not behind or behind[0].relative is None:
+    if not following:
         return text
-    next_one = f"next is {full_name(behind[0])}, {format_ratio(behind[0].relative)} times as long"
-    return f"{text}; {next_one} as {full_name(first[0])}" if len(first) > 1 else f"{text}; {next_one}"
+    text = f"{text}; {say_following(following)}"
+    if len(first) > 1:
+        text += f" as {full_name(first[0])}"
+    return text if ranked[-1].rank == 2 else f"{text}; last is {full_name(ranked[-1])}, {times(ranked[-1])}"
+
+
+def say_following(rows: Sequence[Row]) -> str:
+    """Return who comes after the fastest: a script, or several that cannot be told from the first of them."""
+    if len(rows) == 1:
+        return f"next is {full_name(rows[0])}, {times(rows[0])} as long"
+    first, last = rows[0].relative, rows[-1].relative
+    ratios = f"{format_ratio(first)} to {times(rows[-1])}" if first and last else ""
+    return f"next are {names(rows)}, which cannot be told apart, {ratios} as long"
+
+
+def times(row: Row) -> str:
+    """Return a row's ratio to the fastest, in words."""
+    return f"{format_ratio(row.relative)} times" if row.relative is not None else ""
 
 
 def say_unranked(table: Table) -> str:
@@ -174,7 +190,11 @@ def describe_occasion(results: Results, tables: Sequence[Table]) -> str:
     """Return on what and when a file's first table was measured: epochs and data; GPU or CPU; day."""
     run = results.runs[0]
     cores = run.machine.cores or run.machine.cpus_used
-    where = run.machine.gpu if tables[0].device == "gpu" else f"{run.machine.cpu_model_name}, {cores} cores"
+    where = (
+        run.machine.gpu
+        if tables[0].device == "gpu"
+        else f"{run.machine.cpu_model_name}, {cores} core{'s' if cores > 1 else ''}"
+    )
     epochs = f"{run.epochs} epoch{'s' if run.epochs > 1 else ''} of {run.data}"
     return f"{epochs}; {where}; {format_day(max(run.date for run in results.runs))}"
 

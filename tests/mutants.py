@@ -821,6 +821,7 @@ ENVIRONMENT = ["tests/test_environments.py"]
 DATA = ["tests/test_data.py"]
 PICTURE = ["tests/test_picture.py"]
 REPORT = ["tests/test_report.py"]
+ORDER = ["tests/test_runner.py"]
 
 
 def runner(words):
@@ -1049,13 +1050,13 @@ HARNESS = [
     ),
     ("machines", TABLES, '("epochs", a.epochs, b.epochs),', "", "only files of equal epochs"),
     ("machines", TABLES, '("batch", a.batch_size, b.batch_size),', "", "only files of equal batch"),
-    ("machines", TABLES, "    if changed:", "    if False:", "only files of equal scripts"),
-    ("comparison", TABLES, "if flagged:", "if False:", "no verdict over what learnt something else"),
+    ("machines", TABLES, "if changed else None", "if False else None", "only files of equal scripts"),
+    ("comparison", TABLES, "if self.flagged:", "if False:", "no verdict over what learnt something else"),
     (
         "comparison",
         TABLES,
-        "median(change.estimate.ratio for change in changes)",
-        "changes[0].estimate.ratio",
+        "median(change.estimate.ratio for change in alike)",
+        "alike[0].estimate.ratio",
         "how all moved together",
     ),
     (
@@ -1143,6 +1144,54 @@ HARNESS = [
         "GPU_EVERY",
         "GPU memory of short runs",
     ),
+    (
+        "runner",
+        ORDER,
+        "session.spent += time.monotonic() - began",
+        "session.spent += 0",
+        "a failed run's time is its own",
+    ),
+    ("runner", ORDER, "session.save()  # before a word", "pass  # before a word", "kept before a word is said"),
+    ("runner", ORDER, "if any(script.name not in session.failures for", "if any(True for", "no round without scripts"),
+    (
+        "runner",
+        ORDER,
+        "            check_writable(path)  # now",
+        "            pass  # now",
+        "a full disk is told at once",
+    ),
+    (
+        "machines",
+        TABLES,
+        "if (changed := find_changed(",
+        "if False and (changed := find_changed(",
+        "versions do not mix",
+    ),
+    (
+        "comparison",
+        REPORT,
+        "for change in changes if not change.flagged] or changes",
+        "for change in changes]",
+        "moved together",
+    ),
+    ("results", RESULTS, "    check_same_work(runs)\n", "", "runs of one work"),
+    ("picture", PICTURE, '"text.parse_math": False', '"text.parse_math": True', "names are no formulas"),
+    (
+        "files",
+        REPORT,
+        "if path.exists() and (not path.is_file()",
+        "if False and (not path.is_file()",
+        "a pipe stays one",
+    ),
+    (
+        "machine",
+        HARDWARE,
+        "except (OSError, ValueError, IndexError):  # a sensor",
+        "except OSError:  # a sensor",
+        "odd sensors",
+    ),
+    ("verdict", TABLES, "ranked[-1].rank == 2 else", "True else", "who is last"),
+    ("reporting", TABLES, "if row.script in EAGER]", 'if "torch" in row.script]', "what runs eager"),
     ("processes", TREE, "PSS_EVERY = 10.0", "PSS_EVERY = 1.0", "PSS every 10 s at most"),
     (
         "processes",
@@ -1367,6 +1416,9 @@ ENVIRONMENT = {  # by the tests of test_environment.py that must see them
         ),
         (["keras", "gluon"], 'THREADS if THREADS in map(str, range(1, 1025)) else "1"', "THREADS", "no abort in C++"),
     ],
+    "keras_files": [
+        (["tf_keras", "tf_keras_mgpu"], ', "TF_SET_ONEDNN_"', "", "TensorFlow's own setting of precision"),
+    ],
     "nothing_left": [
         (["gluon", "sym"], '"DMLC_", ', "", "no parameter server"),
         (["gluon_mgpu", "gluon_hvd"], '"MXNET_OMP_", "OMP_"', '"MXNET_OMP_"', "no limit of OpenMP's"),
@@ -1424,7 +1476,19 @@ CORES = [
         "the newer file",
     ),
     (["torch_mgpu"], '("core_cpus_list", "thread_siblings_list")', '("core_cpus_list",)', "before Linux 5.3"),
-    (["gluon_hvd"], ' // int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))', "", "ranks share a quota's threads"),
+    (
+        ["gluon_hvd"],
+        " // max(1, int(local_size) if local_size.isdecimal() else 1)",
+        "",
+        "ranks share a quota's threads",
+    ),
+    (["gluon_hvd"], "if local_size.isdecimal() else", "if local_size else", "a launcher's nonsense"),
+    (
+        ["gluon_hvd", "torch_mgpu"],
+        "except OSError:\n                pass  # it has ended, or",
+        "except ProcessLookupError:\n                pass  # it has ended, or",
+        "nice to have",
+    ),
     (["gluon_hvd"], "max(1, loky", "max(0, loky", "one thread at least"),
 ]
 TOGETHER = [
@@ -1435,7 +1499,7 @@ TOGETHER = [
     (["gluon_hvd"], "timeout=10).close()", "timeout=10).close() if False else 0", "a launcher that is gone is said"),
     (
         ["torch_mgpu"],
-        "    except (OSError, SystemExit, torch.AcceleratorError, torch.OutOfMemoryError, dist.DistError) as error:",
+        "    except (OSError, SystemExit, RuntimeError) as error:",
         "    except OSError as error:",
         "one line",
     ),

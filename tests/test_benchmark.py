@@ -617,6 +617,8 @@ def test_default_scripts_are_all_but_pytorchs(tmp_path, run):
         ["--python", "mx"],
         ["a/../x"],
         ["--data-dir", "~nobody-of-this-name/x"],
+        ["--output", "~nobody-of-this-name/x.json"],
+        ["--python", "mx=~nobody-of-this-name/x"],
         ["--devices", "9" * 400],
         [f"{ROOT}/mnist_mx_sym.py", f"{ROOT}/mnist_mx_sym.py"],
     ],

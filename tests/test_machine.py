@@ -115,11 +115,15 @@ def test_tuning_variables():
         "LOKY_MAX_CPU_COUNT": "1",
         "NVIDIA_TF32_OVERRIDE": "1",
         "OMPI_COMM_WORLD_RANK": "0",
+        "TORCHINDUCTOR_X": "1",
+        "PYTORCH_X": "1",
+        "HOROVOD_CYCLE_TIME": "1",
+        "HOROVOD_RANK": "1",
     }
-    assert (
-        machine.describe_tuning(variables)
-        == "LOKY_MAX_CPU_COUNT=1 MXNET_X=a?b NVIDIA_TF32_OVERRIDE=1 OMP_NUM_THREADS=2"
-    )
+    found = machine.describe_tuning(variables)
+    expected = "HOROVOD_CYCLE_TIME=1 LOKY_MAX_CPU_COUNT=1 MXNET_X=a?b NVIDIA_TF32_OVERRIDE=1 OMP_NUM_THREADS=2"
+    assert found == f"{expected} PYTORCH_X=1 TORCHINDUCTOR_X=1"
+    assert machine.describe_tuning({"LD_PRELOAD": "x.so "}) == "LD_PRELOAD=x.so"  # as pyperf's file has it
     assert machine.describe_tuning({}) == "nothing set"
 
 
@@ -129,3 +133,14 @@ def test_sgemm_is_in_gigaflops(monkeypatch):
     ticks = iter([1.0, 1.01])
     monkeypatch.setattr(machine.time, "thread_time", lambda: next(ticks))
     assert machine.measure_sgemm() == 26.8
+
+
+def test_a_sensor_that_does_not_answer_ends_nothing(monkeypatch):
+    """pyperf reads temperatures, too; without what it finds there is psutil's and the kernel's word."""
+
+    def broken(_):
+        raise ValueError("could not convert string to float: ''")
+
+    monkeypatch.setattr(machine.pyperf, "Run", broken)
+    found = machine.describe_machine(lambda *_, **__: (127, "", ""))
+    assert (found.hostname, found.cpu_count) == ("unknown", len(os.sched_getaffinity(0)))

@@ -72,3 +72,17 @@ def test_colours_belong_to_the_apis():
 def test_one_run_of_one_script(monkeypatch):
     figure, _ = figure_of(monkeypatch, make_results({"mnist_mx_a.py": [0.01]}, accuracy=0.1))
     assert len(figure.axes) == 2
+
+
+def test_names_are_no_formulas(monkeypatch):
+    """matplotlib takes what stands between two dollars for one, and fails where it is none."""
+    figure, _ = figure_of(monkeypatch, make_results({"mnist_mx_$a_$.py": [1.0], "mnist_mx_b.py": [2.0]}))
+    figure.canvas.draw()
+    assert "mx_$a_$" in {label.get_text() for label in figure.axes[0].get_yticklabels()}
+
+
+def test_a_folder_is_left_only_where_it_must_be(monkeypatch):
+    """Who may not enter the current folder could not come back."""
+    monkeypatch.setattr(picture.os, "chdir", pytest.fail)
+    with picture.own_settings():
+        pass

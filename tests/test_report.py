@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, error_line, usage_error
@@ -71,6 +70,24 @@ def test_csv(tmp_path):
     assert (tmp_path / "x.csv").read_text().splitlines()[0].startswith("file,script,")
 
 
+def test_csv_into_a_pipe(tmp_path):
+    """What is no regular file is written to, and stays what it is."""
+    file, pipe = write(tmp_path / "x.json", KNOWN), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = subprocess.Popen([sys.executable, ROOT / "report.py", file, "--csv", pipe], stdout=subprocess.DEVNULL)
+    assert pipe.read_text().startswith("file,script,")
+    assert process.wait(60) == 0
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("line", ["printf '\\377' | {program} -", "{program} - <&-"])
+def test_stdin_that_cannot_be_read(line):
+    line = line.format(program=f"'{sys.executable}' '{ROOT}/report.py'")
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert error_line(done.stderr, alone=True).startswith("error: cannot read ")
+
+
 def test_comparison_and_its_exit_status(tmp_path):
     old = write(tmp_path / "old.json", KNOWN)
     new = write(tmp_path / "new.json", KNOWN | {"mnist_mx_keras.py": [33.0, 33.5, 34.0]}, cpu_model_name="New CPU")
@@ -94,6 +111,17 @@ def test_fail_above(tmp_path):
     assert (status, error_line(err)) == (1, "error: slower by more than 5 %: mnist_mx_keras.py")
 
 
+def test_what_has_learnt_something_else_fails(tmp_path):
+    """However fast it is; nor does its time count where all scripts are said to have moved."""
+    three = {name: seconds for name, seconds in KNOWN.items() if len(seconds) == 3}
+    old = write(tmp_path / "old.json", three)
+    wrong = {"mnist_mx_keras.py": [1.0, 1.1, 1.2], "mnist_mx_sym.py": [1.0, 1.1, 1.2]}
+    new = write(tmp_path / "new.json", three | wrong, accuracy=lambda s, _: 0.1 if s in wrong else 0.99)
+    status, out, err = run(new, "--compare", old, "--fail-above", 5)
+    assert (status, error_line(err)) == (1, "error: learnt something else: mnist_mx_keras.py, mnist_mx_sym.py")
+    assert "All scripts together: +0.0 % (median of 2 scripts)" in out
+
+
 def test_fail_above_needs_three_runs(tmp_path):
     old, new = (write(tmp_path / name, KNOWN) for name in ("old.json", "new.json"))
     status, _, err = run(new, "--compare", old, "--fail-above", 5)
@@ -110,6 +138,10 @@ def test_fail_above_needs_three_runs(tmp_path):
         ["x.json", "--compare", "y.json", "--fail-above", "nan"],
         ["x.json", "--compare", "y.json", "--fail-above", "inf"],
         ["x.json", "y.json", "--compare", "z.json"],
+        ["-", "-"],
+        ["-", "--compare", "-"],
+        ["x.json", "--csv", "y.json"],
+        ["x.json", "--csv", "x.png"],
     ],
     ids=str,
 )
@@ -137,10 +169,12 @@ def test_files_that_are_none(tmp_path, name):
 def test_a_folder_that_cannot_be_written(tmp_path):
     file = write(tmp_path / "x.json", KNOWN)
     (tmp_path / "x.png").mkdir()
-    status, out, err = run(file)
+    status, out, err = run(file, "--csv", tmp_path / "x.csv", "--compare", file)
     assert status == 1
     assert error_line(err).startswith("error: cannot write ")
     assert "mx_gluon" in out
+    assert "### Compared with" in out  # what can be done is done
+    assert (tmp_path / "x.csv").is_file()
 
 
 def test_nobody_reads(tmp_path):
@@ -229,14 +263,23 @@ def test_notes_hold_the_reports_of_the_other_files():
         assert reporting.make_report(results.load(ROOT / name), heading="####") in notes, name
 
 
+def script_as_it_is(script):
+    """Return a script's bytes; a variant's are what the line of the notes that makes it prints."""
+    if (ROOT / script).exists():
+        return (ROOT / script).read_bytes()
+    notes = (ROOT / "results/NOTES.md").read_text()
+    (line,) = re.findall(rf"(?m)^    (sed .*) > {re.escape(script)}$", notes)
+    return subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, check=True).stdout
+
+
 def test_results_are_of_the_scripts_as_they_are_or_say_of_which():
-    """Older ones are called "of the scripts of" their date, beside the link to their file."""
-    text = (ROOT / "README.md").read_text()
-    for name in {*re.findall(r"results/\d[-\w]+\.json", text)}:
-        date = Path(name).name[:10]
-        for run in results.load(ROOT / name).runs:
-            sha256 = hashlib.sha256((ROOT / run.script).read_bytes()).hexdigest()
-            assert sha256 == run.sha256 or f"of the scripts of {date}" in text, f"{name}: {run.script} has changed"
+    """Older ones are called "of the scripts of" their date, on every page that names their file."""
+    for page in ("README.md", "results/NOTES.md"):
+        text = (ROOT / page).read_text()
+        for name in {*re.findall(r"\d{4}-\d\d-\d\d-[-\w]+\.json", text)}:
+            runs = results.load(ROOT / "results" / name).runs
+            old = {run.script for run in runs if hashlib.sha256(script_as_it_is(run.script)).hexdigest() != run.sha256}
+            assert not old or f"of the scripts of {name[:10]}" in text, f"{page}: {name}: {old} have changed"
 
 
 def test_tables_of_the_notes():

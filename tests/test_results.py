@@ -191,3 +191,27 @@ def test_an_earlier_file_without_quota_takes_runs_without_one_only(tmp_path):
 def test_a_file_without_rounds_is_not_completed(tmp_path):
     with pytest.raises(UserError, match="no rounds"):
         results.check_has_rounds(make_results({"mnist_mx_a.py": [1.0]}, round=None), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["epochs", "batch_size", "data_sha256", "train_images"])
+def test_runs_of_different_work_are_no_file(tmp_path, key):
+    """As after joining two files by hand: no table may mix them."""
+    other = {"epochs": 2, "batch_size": 7, "data_sha256": "1" * 64, "train_images": 5}[key]
+    more = {key: lambda script, _: other if "_b" in script else metadata_of(script)[key]}
+    if key == "epochs":
+        for name in ("epoch_losses", "epoch_seconds"):
+            more[name] = lambda script, _: "1.0 1.0" if "_b" in script else "1.0 1.0 1.0"
+    path = write(tmp_path / "x.json", {"mnist_mx_a.py": [1.0, 1.1], "mnist_mx_b.py": [1.0]}, **more)
+    with pytest.raises(UserError, match=f"{key} is .* in a run of mnist_mx_b.py"):
+        results.load(path)
+
+
+def test_runs_of_a_script_that_has_changed_are_no_file(tmp_path):
+    durations = {"mnist_mx_a.py": [1.0, 1.1], "mnist_mx_b.py": [1.0]}
+    for script in durations:  # another script may have another hash
+        path = write(tmp_path / "x.json", durations, sha256=lambda s, n, script=script: f"{s == script and n:064}")
+        if script == "mnist_mx_a.py":
+            with pytest.raises(UserError, match="sha256 is"):
+                results.load(path)
+        else:
+            results.load(path)

@@ -367,3 +367,8 @@ def test_welch_is_scipys():
     expected = stats.ttest_ind(np.log(new), np.log(old), equal_var=False).confidence_interval(0.95)
     assert interval(found)[1:] == pytest.approx(list(expected))
     assert statistics.welch(old, new[:2]).low is None
+
+
+def test_equal_seconds_spread_no_more_than_others():
+    cells = [Cell(script, number, 1.0) for script in "abc" for number in range(1, 7)]
+    assert statistics.find_wide(cells) == ()

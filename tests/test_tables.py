@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,22 @@ def test_verdict_of_ranked_scripts():
     assert "times as long as mnist_mx_a." in text
 
 
+def test_verdict_says_who_is_next_and_who_is_last():
+    durations = {
+        "mnist_mx_a.py": [10.0, 10.2, 10.4],
+        "mnist_mx_b.py": [12.0, 12.25, 12.47],
+        "mnist_mx_c.py": [12.05, 12.2, 12.5],
+        "mnist_mx_d.py": [30.0, 30.6, 31.2],
+    }
+    ratio = r"\d\.\d\d ± 0\.0\d"
+    next_two = f"next are mnist_mx_b and mnist_mx_c, which cannot be told apart, {ratio} to {ratio} times as long"
+    last = f"last is mnist_mx_d, {ratio} times"
+    text = report(durations)
+    assert re.match(f"On one device, CPU: the fastest is mnist_mx_a with 10.20 s; {next_two}; {last}\\.", text), text
+    del durations["mnist_mx_d.py"]
+    assert re.match(f"On one device, CPU: the fastest is mnist_mx_a with 10.20 s; {next_two}\\.", report(durations))
+
+
 def test_verdict_says_how_many_rounds_would_tell():
     text = report({"mnist_mx_a.py": [10.0, 10.0, 10.0, 10.0], "mnist_mx_b.py": [10.3, 9.9, 10.3, 9.9]})
     logs = np.log([1.03, 0.99, 1.03, 0.99])  # two scripts: the paired t-test, of n rounds
@@ -242,6 +259,21 @@ def test_what_pytorch_is():
     assert said in report({"mnist_torch.py": [1.0], "mnist_torch_compiled.py": [2.0]})
     assert "PyTorch (torch, torch_mgpu) runs" in report({"mnist_torch_mgpu.py": [1.0], "mnist_torch.py": [2.0]})
     assert "PyTorch" not in report(KNOWN | {"mnist_torch_compiled.py": [2.0]})
+
+
+def test_settings_name_the_variables_that_tune_a_framework():
+    assert "; 3 runs each; variables OMP_NUM_THREADS=1; 2026-11-23" in report(
+        {"mnist_mx_a.py": [1.0, 1.1, 1.2]}, environment="OMP_NUM_THREADS=1"
+    )
+    assert "variables" not in report(KNOWN)
+
+
+def test_gpu_memory_is_explained_where_it_is_known():
+    gpu = {"device": "gpu", "gpu": "1 x V100", "gpu_driver": "1"}
+    text = report({"mnist_mx_a.py": [1.0]}, **gpu, gpu_mem_max=2 * 10**9)
+    assert cells_of_markdown(text)["mx_a"]["GPU GB"] == "2.00"
+    assert "- GPU GB: the most that was seen in a few looks, which may miss the peak" in text
+    assert "GPU GB:" not in report({"mnist_mx_a.py": [1.0]}, **gpu)
 
 
 def test_hardware_names_cores_and_quota():
@@ -368,6 +400,9 @@ def test_csv_has_one_line_a_run_with_units_in_its_header():
 README = "# Title\n\n<!-- sentence:begin -->\nOLD\n<!-- sentence:end -->\n\n| a |\n\n<!-- results:begin -->\nOLD\n<!-- results:end -->\n\nend é\n"
 
 
+OCCASION = "3 epochs of MNIST; Known CPU, 4 cores; 23 November 2026"
+
+
 def edit(text, names=("results/x.json",)):
     return reporting.edit_readme(text, {name: make_results(KNOWN) for name in names})
 
@@ -379,21 +414,25 @@ def test_readme_changes_between_its_markers_only():
     assert text.endswith("<!-- results:end -->\n\nend é\n")
     assert "OLD" not in text
     assert report(KNOWN) in text
-    assert "[Result file](results/x.json), shown by `uv run report.py results/x.json --readme`." in text
-    assert "![Seconds of training](results/x.png)" in text
+    assert "[Result file](results/x.json), shown by `uv run report.py results/x.json`." in text
+    assert f"![Seconds of training: {OCCASION}](results/x.png)" in text
 
 
 def test_a_picture_before_the_block_keeps_its_place():
     text = edit("# T\n\n![Seconds of training and loss](old.png)\n\nx\n\n" + README)
-    assert text.startswith("# T\n\n![Seconds of training](results/x.png)\n\nx\n")
+    assert text.startswith(f"# T\n\n![Seconds of training: {OCCASION}](results/x.png)\n\nx\n")
     assert text.count("![") == 1
+    text = edit(text, ("results/x.json", "results/y.json"))
+    above, _, block = text.partition("<!-- results:begin -->")
+    assert above.count("![") == above.count("results/x.png") == 1  # the first file's
+    assert block.count("![") == block.count("results/y.png") == 1  # the others' stand with their tables
 
 
 def test_several_files_in_the_readme_end_with_the_machines():
     text = edit(README, ("results/x.json", "results/y.json"))
     assert text.count("[Result file]") == text.count("![") == 2
-    assert text.count("`uv run report.py results/x.json results/y.json --readme`") == 2
-    assert text.count("\n### 3 epochs of MNIST; Known CPU, 4 cores; 23 November 2026\n") == 2
+    assert text.count("`uv run report.py results/y.json`") == 1
+    assert text.count(f"\n### {OCCASION}\n") == 2
     assert text.count("\n#### One device, CPU\n") == 2
     assert "## By machine" in text
 
@@ -403,6 +442,20 @@ def test_files_of_different_work_are_not_compared_in_the_readme():
     text = reporting.edit_readme(README, files)
     assert text.count("\n### 3 epochs of MNIST; Known CPU") == 2
     assert "## By machine" not in text
+
+
+def test_machines_never_mix_versions_of_a_script():
+    """The third file agrees with the first, which does not have the script, but not with the second."""
+    two = {"mnist_mx_a.py": [10.0, 10.1], "mnist_mx_b.py": [12.0, 12.1]}
+    three = two | {"mnist_mx_z.py": [13.0, 13.1]}
+    files = {
+        Path("a.json"): make_results(two),
+        Path("b.json"): make_results(three),
+        Path("c.json"): make_results(three, sha256=lambda s, _: ("1" if "_z" in s else "0") * 64),
+    }
+    text = machines.make_machines(files)
+    assert "- c.json is not in these tables: other versions of mnist_mx_z.py" in text
+    assert "- B: " in text
 
 
 @pytest.mark.parametrize("name", ["results/a b (1) [x].json", "results/ü.json", "results/a\nb.json"])
