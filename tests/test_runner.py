@@ -8,7 +8,7 @@ import pytest
 from known import make_results, make_run
 
 import benchmark
-from harness import results, runner
+from harness import processes, results, runner
 from harness.data import Data
 from harness.errors import RunFailed, UserError
 from harness.signals import Stop, Stopped
@@ -124,6 +124,7 @@ def test_a_disk_without_room_leaves_no_lock(tmp_path, monkeypatch):
 def test_a_signal_at_the_beginning_and_at_the_end(session, monkeypatch, moment):
     """It ends the command with its own status, without a traceback."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(processes, "Family", lambda: None)  # which would make the tests' process adopt others' orphans
 
     def stop(*_):
         raise Stopped(143)
