@@ -77,7 +77,8 @@ def test_ranks_that_differ(tmp_path, few_digits, others, launcher, what):
     )
     told = re.findall(r"error: the ranks have different data or flags, rank (\d) has ", done.stderr)
     assert done.returncode != 0
-    assert sorted(told) == ["0", "1"], done.stderr  # at once, perhaps, so that one line's end comes after the other line
+    # at once, perhaps, so that the end of one line comes after the other line
+    assert sorted(told) == ["0", "1"], done.stderr
     assert "duration" not in done.stdout
     assert not processes(mark)
 
