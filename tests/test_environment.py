@@ -226,7 +226,7 @@ def test_nothing_left_in_a_shell_and_standard_input_change_no_run(tmp_path, tiny
     assert json.loads((keras / "keras.json").read_text()) == KERAS_JSON
 
 
-@pytest.mark.parametrize("script", ["mnist_mx_keras.py", "mnist_tf_keras.py"])
+@pytest.mark.parametrize("script", ["mnist_mx_keras.py", "mnist_tf_keras.py", "mnist_tf_keras_mgpu.py"])
 def test_keras_files(tmp_path, script):
     """Files that would end Keras' import are not read, whichever way they are found; where there is none, none is made."""
     processes = []
