@@ -1098,7 +1098,7 @@ HARNESS = [
         REPORT,
         'os.environ["MPLCONFIGDIR"] = str(folder)',
         "pass",
-        "a HOME that cannot be written breaks no picture",
+        "a folder of matplotlib's settings changes no picture",
     ),
     ("startup", REPORT, "if len(kept) < len(os.environ):", "if False:", "variables of Python change no report"),
     ("startup", REPORT, 'print(f"This is a fault', 'str(f"This is a fault', "own faults are shown as such"),

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -648,6 +649,7 @@ def test_mistakes_of_the_machine(tmp_path, run):
 def in_terminal(start, tmp_path, *arguments, interrupt=False, **variables):
     """Return status, stdout and what a terminal of 100 columns on stderr got."""
     main, other = pty.openpty()
+    termios.tcsetwinsize(other, (40, 100))
     process = start(*arguments, stderr=other, **{"TERM": "xterm-256color", **variables})
     os.close(other)
     text = b""

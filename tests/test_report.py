@@ -206,7 +206,9 @@ def test_settings_of_the_users_python_and_matplotlib_change_nothing(tmp_path):
     status, out, err = start(file)
     assert (status, err) == (0, "")
     picture = file.with_suffix(".png").read_bytes()
-    (tmp_path / "matplotlibrc").write_text("figure.dpi: nonsense\nfont.size: 40\naxes.facecolor: red\n")
+    (tmp_path / "config").mkdir()
+    for folder in (tmp_path, tmp_path / "config"):
+        (folder / "matplotlibrc").write_text("figure.dpi: nonsense\nfont.size: 40\naxes.facecolor: red\n")
     (tmp_path / "argparse.py").write_text("raise SystemExit('not this one')\n")
     variables = {
         "MPLBACKEND": "module://nothing",
@@ -220,8 +222,9 @@ def test_settings_of_the_users_python_and_matplotlib_change_nothing(tmp_path):
         "PYTHONWARNINGS": "error",
         "PYTHONOPTIMIZE": "2",
     }
-    assert start(file, env=variables, cwd=tmp_path) == (0, out, "")
-    assert file.with_suffix(".png").read_bytes() == picture
+    for folder in (variables["MPLCONFIGDIR"], str(tmp_path / "config")):
+        assert start(file, env=variables | {"MPLCONFIGDIR": folder}, cwd=tmp_path) == (0, out, "")
+        assert file.with_suffix(".png").read_bytes() == picture
 
 
 def test_its_own_fault_is_shown_as_one(tmp_path):
