@@ -44,7 +44,7 @@ def say_ranked(table: Table) -> str:
     text = f"{text}; {say_following(following)}"
     if len(first) > 1:
         text += f" as {full_name(first[0])}"
-    return text if ranked[-1].rank == 2 else f"{text}; last is {full_name(ranked[-1])}, {times(ranked[-1])}"
+    return text if ranked[-1].rank == 2 else f"{text}; last is {full_name(ranked[-1])}, {times(ranked[-1])} as long"
 
 
 def say_following(rows: Sequence[Row]) -> str:

@@ -173,7 +173,7 @@ def test_verdict_says_who_is_next_and_who_is_last():
     }
     ratio = r"\d\.\d\d ± 0\.0\d"
     next_two = f"next are mnist_mx_b and mnist_mx_c, which cannot be told apart, {ratio} to {ratio} times as long"
-    last = f"last is mnist_mx_d, {ratio} times"
+    last = f"last is mnist_mx_d, {ratio} times as long"
     text = report(durations)
     assert re.match(f"On one device, CPU: the fastest is mnist_mx_a with 10.20 s; {next_two}; {last}\\.", text), text
     del durations["mnist_mx_d.py"]
