@@ -46,6 +46,9 @@ def find_obstacle(first: Results, other: Results) -> str | None:
             return f"its {what} {'are' if what != 'batch' else 'is'} another: {there!s:.20}, not {here!s:.20}"
     if not set(first.scripts()) & set(other.scripts()):
         return "it has none of these scripts"
+    runs_on = [{(run.script, run.devices, run.device) for run in results.runs} for results in (first, other)]
+    if not runs_on[0] & runs_on[1]:
+        return "its scripts ran on other devices"
     return find_changed(first, other)
 
 

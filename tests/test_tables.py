@@ -444,6 +444,15 @@ def test_files_of_different_work_are_not_compared_in_the_readme():
     assert "## By machine" not in text
 
 
+@pytest.mark.parametrize("other", [{"device": "gpu"}, {"devices": 3}])
+def test_files_of_other_devices_are_not_compared(other):
+    """The same scripts on a CPU and on a GPU have no table in common."""
+    files = {"results/x.json": make_results(KNOWN), "results/y.json": make_results(KNOWN, **other)}
+    assert "## By machine" not in reporting.edit_readme(README, files)
+    text = machines.make_machines({Path(name): results for name, results in files.items()})
+    assert "y.json is not in these tables: its scripts ran on other devices" in text
+
+
 def test_machines_never_mix_versions_of_a_script():
     """The third file agrees with the first, which does not have the script, but not with the second."""
     two = {"mnist_mx_a.py": [10.0, 10.1], "mnist_mx_b.py": [12.0, 12.1]}
