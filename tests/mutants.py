@@ -1,6 +1,6 @@
 """The proof of the proof: small breakages of the scripts, each of which a test must catch. Run by hand:
 
-    uv run tests/mutants.py                      # all: 628 of 5 to 60 s each on two cores
+    uv run tests/mutants.py                      # all: 650 of 5 to 60 s each on two cores
     uv run tests/mutants.py gluon_hvd tf_keras   # those of some scripts, by what follows mnist_ or mnist_mx_
     uv run tests/mutants.py harness              # those of the harness; or of one of its modules: statistics
 
@@ -1418,6 +1418,12 @@ ENVIRONMENT = {  # by the tests of test_environment.py that must see them
     ],
     "keras_files": [
         (["tf_keras", "tf_keras_mgpu"], ', "TF_SET_ONEDNN_"', "", "TensorFlow's own setting of precision"),
+        (
+            ["tf_keras_mgpu"],
+            'left += "NCCL_COMM_ID", "NCCL_SOCKET_"',
+            "left += ()",
+            "what NCCL reads counts for nothing",
+        ),
     ],
     "nothing_left": [
         (["gluon", "sym"], '"DMLC_", ', "", "no parameter server"),
@@ -1513,6 +1519,8 @@ TOGETHER = [
 DATALOADER = [
     (["gluon_ds", "gluon_ds_mgpu"], "/ 2**20 < needed:", "/ 2**20 < 0:", "shared memory that is too small is said"),
     (["gluon_ds"], "needed = len(images) // batch_size * ", "needed = 3 * ", "the size that is needed"),
+    (["gluon_ds", "gluon_ds_mgpu"], "* batch_size + 16 ", "* batch_size ", "the size that is needed, with its headers"),
+    (["gluon_ds", "gluon_ds_mgpu"], ', "timeout": 10**6', "", "a run that was stopped goes on"),
     (["gluon_ds"], "    os.register_at_fork(before=end)", "    pass", "a killed worker ends the run"),
     (["gluon_ds_mgpu"], "                worker.kill()\n", "                pass\n", "no process is left"),
 ]
@@ -1525,6 +1533,7 @@ GPU = [
     ),
     (["gluon_mgpu", "keras_mgpu"], "if fault or gpus < count else", "if gpus < count else", "auto takes the CPU"),
     (["gluon_ds", "torch", "tf_keras"], "(fault or not gpus)", "not gpus", "gpu ends with the reason"),
+    (TF, '"-P", "-c"', '"-c"', "the trial imports TensorFlow, not a file of the user's"),
     (["gluon_hvd"], "hvd.allgather_object(lack)", "[lack]", "all ranks take GPUs or none"),
     (["torch_mgpu"], "exchange(lack)", "[lack]", "all processes take GPUs or none"),
     (["gluon", "torch", "tf_keras", "gluon_hvd"], 'if kind != "cpu":', "if True:", "cpu asks for no GPU"),

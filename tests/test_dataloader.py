@@ -93,6 +93,40 @@ def test_shared_memory_that_suffices(many_digits):
     assert len(out.splitlines()) == 4
 
 
+PATIENCE = """
+import multiprocessing.pool, sys
+import {script} as script
+waits, get = [], multiprocessing.pool.ApplyResult.get
+multiprocessing.pool.ApplyResult.get = lambda self, timeout=None: waits.append(timeout) or get(self, timeout)
+sys.argv[1:] = ["--epochs", "1", "--batch-size", "40", "--data-dir", sys.argv[1]]
+script.main()
+assert waits and all(wait is None or wait >= 86400 for wait in waits), waits
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_batch_is_given_up(few_digits, script):
+    """MXNet gives a batch up after 120 s, and a run may be stopped for longer: the script waits a day for it at least."""
+    command = [python_of(script), "-W", "ignore", "-c", PATIENCE.format(script=script.removesuffix(".py")), few_digits]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+PAGE, BATCHES = 4096, 23  # of 256 images: exactly 49 pages, and one more for the 16 bytes that MXNet puts before them
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_header_of_a_batch_is_counted(many_digits, script):
+    """A batch's images may fill their pages, and then MXNet's header takes another page: none of them is missing."""
+    images = 128 if "mgpu" in script else 256  # per device
+    options = "--epochs", "1", "--batch-size", str(images)
+    status, out, err = run(script, BATCHES * (49 + 1) * PAGE, many_digits, *options)
+    assert (status, out) == (1, "")
+    assert "free in /dev/shm" in error_line(err, alone=True)
+    status, _, err = run(script, BATCHES * (50 + 1) * PAGE, many_digits, *options)
+    assert status == 0, err
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("number", [1, 2])
 def test_killed_workers(few_digits, tmp_path, script, number):

@@ -111,3 +111,27 @@ def test_gpu_that_cannot_be_used(script):
         answers[6:], ("cpu", "error: --device gpu needs 1 x gpu, the other sees 0"), strict=False
     ):
         assert found.startswith(expected)
+
+
+SHADOW = """
+import importlib, sys
+sys.path.insert(0, sys.argv[2])
+script = importlib.import_module(sys.argv[1])
+config, two = script.tf.config, sys.argv[1].endswith("_mgpu")
+cpus, gpus = config.list_physical_devices("CPU"), ["GPU"] * (2 if two else 1)
+config.list_physical_devices = lambda kind: cpus if kind == "CPU" else gpus
+nothing = lambda *_: None
+config.set_visible_devices = config.set_logical_device_configuration = nothing
+config.experimental.set_memory_growth = config.experimental.enable_tensor_float_32_execution = nothing
+print(script.find_devices("auto", 2) if two else script.find_device("auto"))
+"""
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if "_tf_" in script])
+def test_trial_imports_no_file_of_the_user(tmp_path, script):
+    """TensorFlow's trial is a process of its own; a tensorflow.py in the user's folder is not what it tries."""
+    (tmp_path / "tensorflow.py").write_text('raise RuntimeError("the user\'s own file")\n')
+    command = [python_of(script), "-P", "-W", "ignore", "-c", SHADOW, script.removesuffix(".py"), ROOT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "own file" not in done.stderr
