@@ -706,7 +706,7 @@ FAST = [
     (
         ["gluon", "keras_mgpu"],
         MXNET_IMPORT,
-        f'{MXNET_IMPORT}import ctypes\nctypes.CDLL("libgomp.so.1").omp_set_num_threads(1)\n',
+        f'os.environ["OMP_NUM_THREADS"] = "1"\n{MXNET_IMPORT}',
         "as many threads as it says",
     ),
     (TF, '"TF_CPP_MIN_LOG_LEVEL": "2"', '"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"', "oneDNN"),
