@@ -108,7 +108,7 @@ def build_batches(images, labels, batch_size):
     # a CPU may be an epoch behind: the batches that it has not reached yet are all in shared memory
     needed = len(images) // batch_size * int(np.sum(-(-sizes // 4096))) * 4096 / 2**20
     if os.path.exists("/dev/shm") and (shm := os.statvfs("/dev/shm")).f_bavail * shm.f_frsize / 2**20 < needed:
-        sys.exit(f"error: DataLoader needs {needed:.0f} MiB free in /dev/shm: make it larger, as by --shm-size")
+        sys.exit(f"error: DataLoader needs {np.ceil(needed):.0f} MiB free in /dev/shm: enlarge it, as by --shm-size")
     dataset = gluon.data.ArrayDataset(images, labels)
     options = {"batchify_fn": to_batch, "num_workers": WORKERS, "timeout": 10**6}  # a run may be stopped for a while
     batches = gluon.data.DataLoader(dataset, batch_size, shuffle=True, last_batch="discard", **options)
@@ -117,7 +117,7 @@ def build_batches(images, labels, batch_size):
     def end():
         """End the run where a worker was killed: train would wait for its batch."""
         if any(worker.exitcode not in (None, 0, -signal.SIGTERM) for worker in workers):
-            text = f"a worker of DataLoader was killed: free memory, and {needed:.0f} MiB in /dev/shm"
+            text = f"a worker of DataLoader was killed: free memory, and {np.ceil(needed):.0f} MiB in /dev/shm"
             print(f"error: {text}", file=sys.stderr, flush=True)
             for worker in multiprocessing.active_children():
                 worker.kill()

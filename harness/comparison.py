@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from statistics import geometric_mean, median
 
 from harness.errors import UserError
@@ -43,7 +43,7 @@ class Change:
         return f"{text} ({(self.estimate.low - 1) * 100:+.1f} to {(self.estimate.high - 1) * 100:+.1f})"
 
 
-def check_alike(old: Run, new: Run, old_path: Path) -> None:
+def check_alike(old: Run, new: Run, old_path: PurePath) -> None:
     """Raise UserError if two runs of one script did not do the same work."""
     for key in ("epochs", "batch_size", "data", "data_sha256", "train_images", "devices", "device", "threads"):
         here, there = getattr(new, key), getattr(old, key)
@@ -56,7 +56,7 @@ def find_flagged(results: Results) -> dict[str, str]:
     return {script: reason for runs in group(results.runs).values() for script, reason in flag(runs).items()}
 
 
-def compare(old: Results, new: Results, old_path: Path) -> list[Change]:
+def compare(old: Results, new: Results, old_path: PurePath) -> list[Change]:
     """Return what has changed of every script that both files have, in the new file's order; UserError if nothing compares."""
     there = {script: [run for run in old.runs if run.script == script] for script in old.scripts()}
     here = {script: [run for run in new.runs if run.script == script] for script in new.scripts()}
@@ -73,7 +73,7 @@ def compare(old: Results, new: Results, old_path: Path) -> list[Change]:
     return changes
 
 
-def make_comparison(changes: Sequence[Change], old: Results, new: Results, old_path: Path) -> str:
+def make_comparison(changes: Sequence[Change], old: Results, new: Results, old_path: PurePath) -> str:
     """Return the comparison as Markdown: first how all scripts moved together."""
     alike = [change for change in changes if not change.flagged] or changes
     together = (median(change.estimate.ratio for change in alike) - 1) * 100

@@ -35,6 +35,7 @@ MNIST_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+os.environ.pop("OMP_NUM_THREADS", None)  # the number that a user may have set: tests that ask about one set it
 # Hundreds of processes import the same packages: kept bytecode halves the time that each needs to start
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -47,11 +48,29 @@ def pytest_addoption(parser):
 
 @functools.cache
 def python_of(script):
-    """Return the interpreter of the environment that a script's header describes; uv makes it on first use."""
+    """Return the interpreter of the environment that a script's header describes; uv makes it on first use.
+
+    Without network uv's cache has to do.
+    """
     script = Path(os.environ.get("ENVIRONMENTS_OF", ROOT), script)  # tests/mutants.py tests copies of the scripts
-    subprocess.run(["uv", "sync", "--quiet", "--script", script], check=True)
+    sync = ["uv", "sync", "--quiet", "--script", script]
+    if subprocess.run(sync, check=False).returncode:
+        subprocess.run([*sync, "--offline"], check=True)
     find = ["uv", "python", "find", "--script", script]
     return subprocess.run(find, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def group_of(script):
+    """Return the scripts that one process can load beside a script: the frameworks take seconds to start."""
+    if "_hvd" in script:
+        return (script,)
+    framework = next(word for word in ("_mx_", "_tf_", "_torch") if word in script)
+    return tuple(name for name in SCRIPTS if framework in name and "_hvd" not in name)
+
+
+def python_of_group(group):
+    """Return an interpreter that has what all scripts of a group need: keras-mxnet's has Gluon and Module, too."""
+    return python_of(next((script for script in group if "_mx_keras" in script), group[0]))
 
 
 @functools.cache
@@ -59,6 +78,20 @@ def cores():
     """Return how many physical cores this process may use, as loky counts them: the scripts' own number of threads."""
     command = [python_of("mnist_mx_gluon.py"), "-c", "import loky; print(loky.cpu_count(only_physical_cores=True))"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def find_two_cpus():
+    """Return a CPU of each of two physical cores that this process may use; fewer if there are fewer."""
+    of_cores = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        of_cores.setdefault(path.read_text() if path.exists() else cpu, cpu)
+    return sorted(of_cores.values())[:2]
+
+
+TWO_CPUS = find_two_cpus()
+ON_TWO_CPUS = "taskset", "-c", ",".join(map(str, TWO_CPUS))
+needs_two_cores = pytest.mark.skipif(len(TWO_CPUS) < 2, reason="needs two physical cores")
 
 
 def error_line(err, alone=False):
@@ -131,33 +164,62 @@ def finish(process, timeout=120):
         out, err = process.communicate()
         pytest.fail(f"it hangs:\n{out}\n{err}")
     deadline = time.monotonic() + 10
-    while True:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return process.returncode, (out or "").splitlines(), err.splitlines()
+    while members(process.pid):
         assert time.monotonic() < deadline, "a process is left behind"
-        time.sleep(0.1)
+        time.sleep(0.05)
+    return process.returncode, (out or "").splitlines(), err.splitlines()
+
+
+def read_stat(path):
+    """Return the fields of a process's or thread's stat file, from its state on (proc_pid_stat(5)); none if it has ended."""
+    try:
+        return path.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def members(session):
+    """Return the folders in /proc of a session's processes that have not ended; one that nobody has waited for has."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        fields = read_stat(path)
+        if fields and int(fields[3]) == session and fields[0] not in "ZX":
+            found.append(path.parent)
+    return found
 
 
 def cpu_seconds(session):
-    """Return the CPU seconds of every thread of a session's processes, by the thread's number."""
+    """Return the CPU seconds of every thread of a session's processes, by the thread's number and the time of its start."""
     seconds = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            if int((path / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                for thread in (path / "task").iterdir():
-                    words = (thread / "stat").read_text().rpartition(")")[2].split()
-                    seconds[thread.name] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    for process in members(session):
+        for path in process.glob("task/*/stat"):
+            if fields := read_stat(path):
+                ticks = int(fields[11]) + int(fields[12])
+                seconds[path.parent.name, fields[19]] = ticks / os.sysconf("SC_CLK_TCK")
     return seconds
 
 
-def busy_threads(process, seconds=1.5):
-    """Return how many threads of a session compute: those with at least 0.4 of the CPU time of the busiest."""
-    before = cpu_seconds(process.pid)
+def spent_seconds(process, seconds=1):
+    """Return the CPU seconds of each thread of a session in some seconds of the clock, and those of the clock."""
+    before, start = cpu_seconds(process.pid), time.monotonic()
     time.sleep(seconds)
-    spent = [after - before.get(thread, 0) for thread, after in cpu_seconds(process.pid).items()]
+    after, clock = cpu_seconds(process.pid), time.monotonic() - start
+    return [value - before.get(thread, 0) for thread, value in after.items()], clock
+
+
+def busy_threads(process):
+    """Return how many threads of a session compute: those with at least 0.4 of the CPU time of the busiest."""
+    spent, _ = spent_seconds(process)
     return sum(x > 0.4 * max(spent) for x in spent)
+
+
+def cores_in_use(process):
+    """Return how many cores the threads of a session keep busy together: their CPU seconds over those of the clock.
+
+    Threads that take turns count as one. On a machine that is busy with other things it is less, never more.
+    """
+    spent, clock = spent_seconds(process)
+    return sum(spent) / clock
 
 
 class Job:
@@ -168,6 +230,7 @@ class Job:
         self.mark = f"TEST_FOLDER={folder}"
         path = f"{Path(python_of(script)).parent}:{os.environ['PATH']}"
         environment = {"PATH": path, "TEST_FOLDER": str(folder), "HOME": str(folder), "MNIST_DIR": str(data)}
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # PyTorch's packages could use a GPU, and auto would
         self.process = subprocess.Popen(
             [str(word) for word in command],
             cwd=folder,

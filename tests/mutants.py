@@ -721,8 +721,8 @@ FAST = [
     (["torch"], "import torch\n", 'os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"\nimport torch\n', "all of the CPU"),
     (
         ["torch"],
-        "from torch import nn\n",
-        "from torch import nn\n\ntorch.set_num_threads(1)\n",
+        "torch.set_num_threads(int(THREADS))",
+        "torch.set_num_threads(1)",
         "as many threads as it says",
     ),
     (TORCH, ", fused=True", "", "Adam in one kernel"),

@@ -97,12 +97,13 @@ class Log:
     lines: what it printed; events: what it called, in order, (name, seconds of the clock); batches: (device, type, numbers of the
     images) of every step and device; evaluated: (device, type, number of images) in evaluation; weights: copies of the first
     replica's when a line was printed; syncs: how often the host had waited for a result by then; calls: how often Python had run
-    the network's layers by then; processes: how many the script had started by then.
+    the network's layers by then; processes: how many the script had started by then; threads: the CPU seconds of each of this
+    process's threads by then.
     """
 
     def __init__(self):
         self.lines, self.events, self.batches, self.evaluated = [], [], [], []
-        self.weights, self.syncs, self.calls, self.processes = [], [], [], []
+        self.weights, self.syncs, self.calls, self.processes, self.threads = [], [], [], [], []
         self.waits = self.passes = 0
         self.listening = True
 
@@ -824,7 +825,8 @@ def run_main(api, name, given, devices):
             api.wait()
             answer["left_seconds"] = time.perf_counter() - start
             used = thread_seconds()
-            answer["thread_seconds"] = [used[number] - threads.get(number, 0) for number in used]
+            before = log.threads[0] if log.threads else threads  # the first epoch compiles, in one thread
+            answer["thread_seconds"] = [used[number] - before.get(number, 0) for number in used]
             if run.busy:
                 start = time.perf_counter()
                 start_work()
@@ -854,6 +856,7 @@ def run_main(api, name, given, devices):
         log.syncs.append(log.waits)
         log.calls.append(log.passes)
         log.processes.append([s for number, s in child_processes().items() if number not in others])
+        log.threads.append(thread_seconds())
         if run.busy and len(log.syncs) == run.epochs:
             with log.aside():
                 start_work()

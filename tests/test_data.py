@@ -55,8 +55,12 @@ def test_a_failed_download_leads_to_stand_in_digits_said_loudly(tmp_path, said, 
 def test_a_page_in_place_of_the_file_is_a_failed_download(tmp_path, said, no_network, monkeypatch):
     """As the portal of a hotel sends it."""
 
+    asked = []
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
     class Portal(BaseHTTPRequestHandler):
         def do_GET(self):
+            asked.append(self.path)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"log in first")
@@ -65,10 +69,11 @@ def test_a_page_in_place_of_the_file_is_a_failed_download(tmp_path, said, no_net
             pass
 
     with HTTPServer(("127.0.0.1", 0), Portal) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         monkeypatch.setattr(data, "URL", f"http://127.0.0.1:{server.server_port}/mnist.npz")
         assert data.find_data(tmp_path, PROGRAM, said.append).name == data.STAND_IN
         server.shutdown()
+    assert asked == ["/mnist.npz"]
     assert not (tmp_path / "mnist.npz").exists()
 
 

@@ -1,6 +1,7 @@
 """DataLoader's workers and the shared memory that they need: what is missing or killed is said, at once and in one line."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -87,8 +88,12 @@ def test_shared_memory_that_is_too_small(many_digits, script):
 
 
 def test_shared_memory_that_suffices(many_digits):
-    """The size that the line names is enough, though the workers are far ahead of the CPU."""
-    status, out, err = run(SCRIPTS[0], 5 * MEBIBYTE, many_digits, "--epochs", "1", "--batch-size", "500")
+    """The size that the line names is enough, though the workers are far ahead of the CPU; here it is 5.27 MiB."""
+    options = "--epochs", "1", "--batch-size", "40"
+    _, _, err = run(SCRIPTS[0], 5 * MEBIBYTE, many_digits, *options)
+    size = int(re.search(r"needs (\d+) MiB", err)[1])
+    assert size == 6
+    status, out, err = run(SCRIPTS[0], size * MEBIBYTE, many_digits, *options)
     assert status == 0, err
     assert len(out.splitlines()) == 4
 
@@ -150,14 +155,17 @@ def test_killed_workers(few_digits, tmp_path, script, number):
         stderr=subprocess.PIPE,
         text=True,
     )
-    for _ in range(2):
-        process.stdout.readline()
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(workers) == 2
-    for worker in workers[:number]:
-        os.kill(int(worker), signal.SIGKILL)
-    began = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    try:
+        for _ in range(2):
+            process.stdout.readline()
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(workers) == 2
+        for worker in workers[:number]:
+            os.kill(int(worker), signal.SIGKILL)
+        began = time.monotonic()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 1
     assert time.monotonic() - began < 20
     assert "/dev/shm" in error_line(err, alone=True)

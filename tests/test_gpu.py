@@ -139,7 +139,6 @@ def test_three_steps(gpu_probe, expected, script, devices):
         test_work.test_dropout_in_training,  # two devices and two ranks have masks of their own
         test_work.test_clock,
         test_work.test_epoch_seconds_are_all_of_the_epoch,
-        test_work.test_copies_count,
         test_work.test_no_synchronisation_per_step,
         test_work.test_types,
     ],
@@ -147,6 +146,11 @@ def test_three_steps(gpu_probe, expected, script, devices):
 @pytest.mark.parametrize("script, devices", FULL)
 def test_as_on_the_cpu(gpu_probe, question, script, devices):
     question(gpu_probe, script, devices)
+
+
+@pytest.mark.parametrize("script, devices", test_work.COPIED)
+def test_copies_count(gpu_probe, script, devices):
+    test_work.test_copies_count(gpu_probe, script, devices)
 
 
 @pytest.mark.parametrize("script, devices", FULL)

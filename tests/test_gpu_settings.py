@@ -6,14 +6,8 @@ import os
 import subprocess
 
 import pytest
-from conftest import ROOT, SCRIPTS, python_of
+from conftest import ROOT, SCRIPTS, group_of, python_of, python_of_group
 
-GROUPS = [
-    [script for script in SCRIPTS if "_mx_" in script and "_hvd" not in script],
-    ["mnist_mx_gluon_hvd.py"],
-    [script for script in SCRIPTS if "_tf_" in script],
-    [script for script in SCRIPTS if "_torch" in script],
-]
 USERS = [None, "", "0", "1"]  # what NVIDIA_TF32_OVERRIDE may be before the run
 # The frameworks are imported once; each script is read anew for each of the user's values
 PRECISION = """
@@ -50,9 +44,9 @@ print(json.dumps(answers))
 """
 
 
-def run(script, program, *arguments):
-    """Return what a program prints as JSON in the environment of a script, in the scripts' folder."""
-    command = [python_of(script), "-W", "ignore", "-c", program, *arguments]
+def run(python, program, *arguments):
+    """Return what a program prints as JSON with an interpreter, in the scripts' folder."""
+    command = [python, "-W", "ignore", "-c", program, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -62,15 +56,15 @@ def run(script, program, *arguments):
 def precisions(group):
     """Return what a group of scripts has set, by script and the user's value."""
     questions = [(script, user) for script in group for user in USERS]
-    script = next((script for script in group if "_mx_keras" in script), group[0])  # its environment is Gluon's, too
-    return dict(zip(questions, run(script, PRECISION, json.dumps(questions)), strict=True))
+    found = run(python_of_group(group), PRECISION, json.dumps(questions))
+    return dict(zip(questions, found, strict=True))
 
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_float32_is_single_precision(script, user):
     """NVIDIA's one switch is off unless the user turned it on; the frameworks' own follow it; half precision is never on."""
-    answer = precisions(tuple(next(group for group in GROUPS if script in group)))[script, user]
+    answer = precisions(group_of(script))[script, user]
     assert answer.pop("TF32") == (user or "0")
     if "_mx_" in script:
         assert answer == {"half": "0"}
@@ -101,7 +95,7 @@ print(json.dumps(answers))
 
 def test_horovod_waits_for_its_ticks_only_without_gpus():
     """5 ms save CPU time where a step takes longer by far; the user's own number stands."""
-    assert run("mnist_mx_gluon_hvd.py", CYCLE) == ["5", None, None, "5", "2", "5"]
+    assert run(python_of("mnist_mx_gluon_hvd.py"), CYCLE) == ["5", None, None, "5", "2", "5"]
 
 
 TENSORFLOW = """
@@ -133,7 +127,7 @@ def test_tensorflow_takes_no_more_than_it_needs():
     one = [["visible", "GPU", ["GPU:0"]], ["growth", "GPU:0", True]]
     two = [["visible", "GPU", ["GPU:0", "GPU:1"]], ["growth", "GPU:0", True], ["growth", "GPU:1", True]]
     none = [["visible", "GPU", []]]
-    answers, compiled = run("mnist_tf_keras.py", TENSORFLOW)
+    answers, compiled = run(python_of("mnist_tf_keras.py"), TENSORFLOW)
     assert answers == [
         ["gpu", one],
         [["gpu:0", "gpu:1"], two],

@@ -34,10 +34,13 @@ def test_there_are_no_circles():
 
 def test_figures_touch_no_process_file_or_clock():
     for name in ("statistics", "rows", "tables", "verdict", "comparison"):
-        imported = {
-            alias.name for node in ast.walk(MODULES[name]) if isinstance(node, ast.Import) for alias in node.names
-        }
-        assert not imported & {"os", "subprocess", "psutil", "time", "pathlib"}, name
+        imported = set()
+        for node in ast.walk(MODULES[name]):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        assert not imported & {"os", "subprocess", "psutil", "time", "pathlib.Path"}, name
 
 
 @pytest.mark.parametrize("program", ["benchmark", "report"])

@@ -220,7 +220,7 @@ def serve():
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         server.handle_error = lambda *_: None  # clients that are killed are part of the tests
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()  # looks so often whether to end
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/{NAME}"
 
@@ -414,13 +414,14 @@ def test_folder_in_the_way_of_the_file(tmp_path, load_at_once):
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a socket", "a broken link", "a link to a folder", "a device"])
-def test_no_regular_file(tmp_path, serve, kind):
+def test_no_regular_file(tmp_path, monkeypatch, serve, kind):
     """Nothing is waited for, read or downloaded over it."""
     path = tmp_path / NAME
     if kind == "a pipe":
         os.mkfifo(path)
     elif kind == "a socket":
-        socket.socket(socket.AF_UNIX).bind(str(path))
+        monkeypatch.chdir(tmp_path)  # a socket's name has 107 characters at most
+        socket.socket(socket.AF_UNIX).bind(NAME)
     else:
         path.symlink_to({"a broken link": "nowhere", "a link to a folder": ".", "a device": "/dev/zero"}[kind])
     refused_file(lambda folder: load(folder, url=serve(whole)), tmp_path)
@@ -521,10 +522,10 @@ def test_download(tmp_path, serve):
         return whole()
 
     url = serve(answer)
-    for _ in range(2):
+    for first in (True, False):
         status, out, err = load(tmp_path / "new" / "data", url=url)
         assert (status, out.splitlines()) == (0, lines_of(good_arrays())), err
-        assert (url in err) == (len(asked) == 1 and err != "")
+        assert (url in err) == first
     assert asked == [1] and err == ""
     assert [path.read_bytes() for path in (tmp_path / "new" / "data").iterdir()] == [GOOD]
 

@@ -11,16 +11,8 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, SCRIPTS, cores, python_of, usage_error
+from conftest import ROOT, SCRIPTS, cores, group_of, python_of_group, usage_error
 
-# The environment of the last has all that its group needs: keras-mxnet's is Gluon's and Keras
-GROUPS = [
-    [script for script in SCRIPTS if "_mx_" in script and "_hvd" not in script and "_sym" not in script],
-    [script for script in SCRIPTS if "_sym" in script],
-    [script for script in SCRIPTS if "_hvd" in script],
-    [script for script in SCRIPTS if "_tf_" in script],
-    [script for script in SCRIPTS if "_torch" in script],
-]
 FRAMEWORKS = {"_tf_": "TensorFlow", "_torch": "PyTorch"}
 LOAD = """
 import contextlib, functools, importlib, io, json, os, sys
@@ -106,15 +98,11 @@ def cases(script):
     return [(kind, gpus, *place) for kind, gpus, place in itertools.product(("auto", "cpu", "gpu"), (0, 1, 2), places)]
 
 
-def group_of(script):
-    return next(group for group in GROUPS if script in group)
-
-
 def ask(group, program, folder, questions, threads=None):
     """Run a program in the environment of a group and return what it prints; threads is what the user set."""
     environment = {name: x for name, x in os.environ.items() if name not in ("OMP_NUM_THREADS", "MNIST_DIR")}
     environment |= {"OMP_NUM_THREADS": threads} if threads else {}
-    command = [python_of(group[-1]), "-W", "ignore", "-c", LOAD + program, folder, json.dumps(questions)]
+    command = [python_of_group(group), "-W", "ignore", "-c", LOAD + program, folder, json.dumps(questions)]
     options = {"env": environment | {"CUDA_VISIBLE_DEVICES": ""}, "capture_output": True, "text": True}
     done = subprocess.run(command, check=False, timeout=120, **options)
     assert done.returncode == 0, done.stderr
@@ -131,7 +119,7 @@ def choices():
         found, threads = ask(group, CHOICES, ROOT, questions)
         return dict(zip(questions, found, strict=True)), threads
 
-    return lambda script: choose(tuple(group_of(script)))
+    return lambda script: choose(group_of(script))
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +133,7 @@ def refusals(digits, tmp_path_factory):
             shutil.copy(ROOT / script, folder)
         return folder, *ask(group, REFUSALS, folder, {script: command_lines(script, digits) for script in group}, "3")
 
-    return lambda script: refuse(tuple(group_of(script)))
+    return lambda script: refuse(group_of(script))
 
 
 def expected(script, kind, gpus, count, rank):

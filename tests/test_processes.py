@@ -214,6 +214,6 @@ def test_start_ticks_are_the_kernels():
     ("command", "status"), [(["sh", "-c", "exit 3"], 3), (["/none/such"], 127), (["sleep", "9"], 124)]
 )
 def test_short_commands(command, status):
-    found, _, errors = processes.ask(*command, timeout=0.3)
+    found, _, errors = processes.ask(*command, timeout=0.3 if command[0] == "sleep" else 30)
     assert found == status
     assert (errors == "") == (status == 3)

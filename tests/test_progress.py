@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from rich.console import Console
 
 from harness import progress
 from harness.progress import Step
@@ -44,14 +45,19 @@ def test_nobody_reads(monkeypatch):
         progress.Progress().say("text")
 
 
+def shown(live):
+    """Return what a display shows, without the colours that a variable of the user's may ask for."""
+    live.console = Console(file=io.StringIO(), color_system=None, force_terminal=False, width=live.console.width)
+    live.console.print(live.render())
+    return live.console.file.getvalue()
+
+
 def test_what_the_display_shows(monkeypatch):
     """The running script with its last epochs, what is to come, the time left: 40 of 600 s have passed."""
     live = progress.LiveProgress()
     live.step, live.began, live.epochs = step(), 0.0, ["epoch 1/2  loss 0.4", "epoch 2/2  loss 0.1"]
     monkeypatch.setattr(progress.time, "monotonic", lambda: 40.0)
-    live.console.file = io.StringIO()
-    live.console.print(live.render())
-    assert live.console.file.getvalue().splitlines() == [
+    assert shown(live).splitlines() == [
         "run 2 of 9, round 1; about 9 min left",
         "> mnist_mx_a.py  40 s of about 60 s",
         "    epoch 1/2  loss 0.4",
@@ -63,9 +69,7 @@ def test_what_the_display_shows(monkeypatch):
 def test_long_lines_are_cut(monkeypatch):
     live = progress.LiveProgress()
     live.step = Step(1, 1, "x" * 99, 1, 1.0, 1.0, tuple(f"mnist_mx_script{i}.py" for i in range(13)))
-    live.console.file = io.StringIO()
-    live.console.print(live.render())
-    assert max(map(len, live.console.file.getvalue().splitlines())) <= 70
+    assert max(map(len, shown(live).splitlines())) <= 70
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Ranks and processes that do not fit together, that have no launcher, or that end early: one line each, and no hang."""
 
+import json
 import os
 import re
 import shutil
@@ -26,13 +27,36 @@ LEFT = [
 ]
 
 
-@pytest.mark.parametrize("script, left, words", LEFT)
-def test_launcher_that_is_gone(few_digits, script, left, words):
-    """What it left in the shell is told from a launcher at once."""
-    command = [python_of(script), ROOT / script, "--data-dir", few_digits, "--batch-size", "40"]
-    done = subprocess.run(command, env=os.environ | left, capture_output=True, text=True, check=False, timeout=30)
+TURNS = """
+import json, os, runpy, sys
+script, turns, sys.argv[1:] = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
+before = dict(os.environ)
+for left in turns:
+    os.environ.clear()
+    os.environ |= before | left
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        print(end)
+"""
+
+
+@pytest.mark.parametrize("script", [HOROVOD, TORCH])
+def test_launcher_that_is_gone(few_digits, script):
+    """What it left in the shell is told from a launcher at once; all take turns in a process after the first, which has its own."""
+    arguments = "--data-dir", few_digits, "--batch-size", "40"
+    cases = [(left, words) for name, left, words in LEFT if name == script]
+    command = [python_of(script), ROOT / script, *arguments]
+    options = {"capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(command, env=os.environ | cases[0][0], check=False, **options)
     assert (done.returncode, done.stdout) == (1, "")
-    assert words in error_line(done.stderr, alone=True)
+    assert cases[0][1] in error_line(done.stderr, alone=True)
+    turns = json.dumps([left for left, _ in cases[1:]])
+    done = subprocess.run([python_of(script), "-c", TURNS, ROOT / script, turns, *arguments], check=False, **options)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(cases) - 1, done.stderr
+    for line, (_, words) in zip(lines, cases[1:]):
+        assert line.startswith("error: ") and words in line
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +143,10 @@ def test_process_that_ends_early(tmp_path, few_digits, moment, how):
     assert not processes(f"TEST_FOLDER={tmp_path}")
 
 
-@pytest.mark.parametrize("error", ["torch.AcceleratorError", "torch.OutOfMemoryError", "dist.DistBackendError"])
-def test_gpu_that_fails_in_a_process(tmp_path, few_digits, error):
-    """What CUDA and NCCL say while a process trains is one line."""
-    done = run_dying(tmp_path, few_digits, "training", f'raise {error}("CUDA error: it broke\\nMore in the manual.")')
+def test_gpu_that_fails_in_a_process(tmp_path, few_digits):
+    """What CUDA says while a process trains is one line; the other kinds are told apart in test_torch.py."""
+    how = 'raise torch.AcceleratorError("CUDA error: it broke\\nMore in the manual.")'
+    done = run_dying(tmp_path, few_digits, "training", how)
     assert done.returncode == 1
     assert error_line(done.stderr) == "error: CUDA error: it broke"
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,7 @@ FULL = [(s, 1) for s in SCRIPTS if "_mgpu" not in s] + [(s, 2) for s in SCRIPTS 
 FEW = [(s, n) for s in SCRIPTS for n in (1, 3) if "_mgpu" in s] + [("mnist_mx_gluon_hvd.py", 3)]
 RANKS = "mnist_mx_gluon_hvd.py", "mnist_torch_mgpu.py"  # one process a device
 ALL = FULL + FEW
+COPIED = [(s, n) for s, n in FULL if "_tf_" not in s]  # nothing tells TensorFlow's arrays
 ALONE = [(s, 1) for s in SCRIPTS if "_mgpu" not in s]
 STRUCTURE = [
     *("convolution (1, 1) valid", "relu", "convolution (1, 1) valid", "relu", "max (2, 2) (2, 2) valid"),
@@ -61,9 +63,9 @@ def material():
     assert len(test_images) == TEST_IMAGES
     test_labels[RIGHT:] = (test_labels[RIGHT:] + 1) % 10
     question = {"test_labels": test_labels.astype(np.uint8)}
-    for run in RUNS:
+    for run, how in RUNS.items():
         question[f"{run}_test_images"] = test_images
-        question |= {f"{run}_weight{i}": array.astype(np.float32) for i, array in enumerate(weights)}
+        question |= {f"{run}_weight{i}": array.astype(np.float32) for i, array in enumerate(weights) if how.given}
     for run in ("steps", "dropout", "masks"):
         question |= {f"{run}_images": images[:IMAGES], f"{run}_labels": labels[:IMAGES]}
     for run in ("dropout", "masks"):
@@ -114,10 +116,15 @@ def ask(folder, script, devices, runs, python, question, kind):
     else:  # the ranks of two hosts would take the same GPUs
         command = launch(script, devices, python, command, hosts=2 if kind == "cpu" else 1)
         environment |= {"OMP_NUM_THREADS": "1"} if devices > 1 else {}
-    options = {"capture_output": True, "text": True, "timeout": 600, "env": environment}
-    done = subprocess.run(command, check=False, **options)
-    if done.returncode != 0:
-        return done.stderr[-3000:]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            _, err = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return "the probe hangs"
+    if process.returncode != 0:
+        return err[-3000:]
     ranks = devices if script in RANKS else 1
     return [
         dict(np.load(folder / f"{rank}.npz"), chatter=(folder / f"{rank}.txt").read_text().splitlines())
@@ -169,7 +176,9 @@ def make_expected(cache):
             weights = [given[f"steps_weight{i}"].astype(np.float64) for i in range(8)]
             images, labels = given["steps_images"][:, None] / 255, given["steps_labels"]
             losses, weights, _ = reference.train(weights, images, labels, STEPS, 0.001 * devices, 1e-8, torch)
-            np.savez(path, losses=losses, **{f"weight{i}": array for i, array in enumerate(weights)})
+            new = path.with_suffix(".new.npz")
+            np.savez(new, losses=losses, **{f"weight{i}": array for i, array in enumerate(weights)})
+            new.replace(path)  # whole, or not there
         kept = np.load(path)
         return kept["losses"], [kept[f"weight{i}"] for i in range(8)]
 
@@ -182,7 +191,7 @@ def expected(request):
     return make_expected(request.config.cache)
 
 
-# The two convolutions by a program that sets nothing: which of oneDNN's kernels a framework takes if nobody interferes
+# Every kind of layer by a program that sets nothing: which of oneDNN's kernels a framework takes if nobody interferes
 PLAIN = {
     "_mx_": """
 import mxnet as mx
@@ -190,6 +199,7 @@ from mxnet import autograd, gluon
 net = gluon.nn.HybridSequential()
 net.add(gluon.nn.Conv2D(32, 3, in_channels=1, activation="relu"))
 net.add(gluon.nn.Conv2D(64, 3, in_channels=32, activation="relu"))
+net.add(gluon.nn.MaxPool2D(), gluon.nn.Dense(10, in_units=9216))
 net.initialize()
 net.hybridize()
 with autograd.record():
@@ -200,9 +210,9 @@ mx.nd.waitall()
     "_tf_": """
 import numpy as np
 import tensorflow as tf
-from tensorflow.keras.layers import Conv2D, Dense, GlobalAveragePooling2D, Input
+from tensorflow.keras.layers import Conv2D, Dense, Flatten, Input, MaxPooling2D
 layers = [Input((28, 28, 1)), Conv2D(32, 3, activation="relu"), Conv2D(64, 3, activation="relu")]
-model = tf.keras.Sequential([*layers, GlobalAveragePooling2D(), Dense(10)])
+model = tf.keras.Sequential([*layers, MaxPooling2D(), Flatten(), Dense(10)])
 model.compile("sgd", "mse", jit_compile=False)
 model.train_on_batch(np.ones((20, 28, 28, 1), np.float32), np.zeros((20, 10), np.float32))
 """,
@@ -210,6 +220,7 @@ model.train_on_batch(np.ones((20, 28, 28, 1), np.float32), np.zeros((20, 10), np
 import torch
 from torch import nn
 net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU())
+net.extend([nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9216, 10)])
 net(torch.ones(20, 1, 28, 28)).sum().backward()
 """,
 }
@@ -219,14 +230,26 @@ VERBOSE["TF_ENABLE_ONEDNN_OPTS"] = (
 )
 
 
+LAYERS = "convolution", "eltwise", "pooling", "pooling_v2", "inner_product"  # oneDNN's names: eltwise is ReLU
+
+
 def kernels(lines):
-    """Return oneDNN's convolutions of training in its own report: kernel, direction, types and sizes of each."""
+    """Return what oneDNN computes of layers in training, by its own report: primitive, kernel, direction.
+
+    For convolutions types and sizes, too, and the sizes of ReLU.
+    """
     found = set()
     for fields in (line.split(",") for line in lines if "dnn" in line):  # dnnl_verbose or onednn_verbose
-        if "exec" in fields and "convolution" in fields and "forward_inference" not in fields:
-            i = fields.index("convolution")
-            types = re.findall(r"\b(?:src|wei|dst)\w*?[:_](\w+?)\b", fields[i + 3])
-            found.add((fields[i + 1], fields[i + 2], *types, next(word for word in fields if word.startswith("mb"))))
+        name = next((field for field in fields if field in LAYERS), None)
+        if "exec" in fields and name and "forward_inference" not in fields:
+            i = fields.index(name)
+            kernel = fields[i : i + 3]
+            if name == "convolution":
+                types = re.findall(r"\b(?:src|wei|dst)\w*?[:_](\w+?)\b", fields[i + 3])
+                kernel += [*types, next(word for word in fields if word.startswith("mb"))]
+            elif name == "eltwise":
+                kernel += [next(word for word in fields if re.fullmatch(r"\d+(x\d+)+", word))]
+            found.add(tuple(kernel))
     return found
 
 
@@ -521,14 +544,14 @@ def test_clock(probe, script, devices):
                 assert "wait" in events[epoch_end:barrier]
         assert answer["still.train_seconds"] == pytest.approx(seconds[stop] - seconds[start])
         for run in ("steps", "still"):
-            assert answer[f"{run}.left_seconds"] < 0.02  # a step takes more
             assert answer[f"{run}.train_seconds"] <= answer[f"{run}.wall_seconds"]
+        assert answer["steps.left_seconds"] < max(0.02, 0.3 * answer["steps.train_seconds"] / STEPS)  # no step is left
     lines = probe(script, devices)[0]["still.lines"].tolist()
     assert lines[-2] == f"duration: {probe(script, devices)[0]['still.train_seconds']:.2f} s"
     assert 0 < sum(epoch_seconds(probe(script, devices)[0], "still")) <= float(lines[-2].split()[1]) + 0.02
 
 
-@pytest.mark.parametrize("script, devices", FULL)
+@pytest.mark.parametrize("script, devices", COPIED)
 def test_copies_count(probe, script, devices):
     """When the clock starts no device has images, apart from the place for one batch that the network itself has."""
     for answer in probe(script, devices):
@@ -542,7 +565,11 @@ def test_epoch_seconds_are_all_of_the_epoch(probe, script, devices):
     for run in ("steps", "still"):
         epochs, rest = epochs_of(answer, run)
         between = sum(epoch[-1][1] - epoch[0][1] for epoch in epochs[1:])
-        assert sum(epoch_seconds(answer, run)[1:]) >= 0.9 * between - 0.01 * len(epochs)
+        left = rest[-1][1] - rest[0][1]
+        if run == "steps":  # the other's steps are as short as what may come between two readings of a clock
+            assert sum(epoch_seconds(answer, run)[1:]) >= 0.9 * between - 0.01 * len(epochs)
+            if "keras" not in script:  # whose fit has work of its own at its end
+                assert left < 0.1 * answer["steps.train_seconds"] + 0.02  # nothing is left
         for i, epoch in enumerate(epochs):
             words = [
                 word for word, _ in epoch if word in ("clock", "reset", "ask", "forward", "fetch", "wait", "fused Adam")
@@ -550,8 +577,6 @@ def test_epoch_seconds_are_all_of_the_epoch(probe, script, devices):
             if i > 0:  # its first reading comes before anything is asked for, its second after all
                 assert words[0] == "clock" and words.count("clock") == 2
             assert words[-1] == "clock" and words[-2] in ("fetch", "wait")  # when the host has the results
-        if "keras" not in script:  # whose fit has work of its own at its end
-            assert rest[-1][1] - rest[0][1] < 0.1 * answer[f"{run}.train_seconds"] + 0.02  # nothing is left
 
 
 @pytest.mark.parametrize("script, devices", FULL)
@@ -563,11 +588,16 @@ def test_no_synchronisation_per_step(probe, script, devices):
     assert many - one <= (steps - 1) * next((waits for name, waits in WAITS.items() if name in script), 0)
 
 
-@pytest.mark.parametrize("script, devices", [(script, n) for script, n in FULL if "_torch" not in script])  # eager
+@pytest.mark.parametrize("script, devices", [(s, n) for s, n in FULL if "_mx_gluon" in s or "_tf_" in s])
 def test_compiled_once(probe, script, devices):
-    """Python runs the layers to trace them, not in every step: Gluon is hybridized, with its memory planned once."""
-    for answer in probe(script, devices):
-        assert len(set(answer["again.calls"])) <= 1, answer["again.calls"]
+    """Python runs the layers to trace them, not in every step: Gluon is hybridized, with its memory planned once.
+
+    PyTorch runs them in every step, and Module's and keras-mxnet's are no Python.
+    """
+    for rank, answer in enumerate(probe(script, devices)):
+        calls = answer["again.calls"]
+        assert rank > 0 or calls[0] > 0  # the others print nothing
+        assert len(set(calls)) == (rank == 0), calls
         if "gluon" in script:
             assert {"static_alloc=True", "static_shape=True"} <= set(answer["again.flags"])
 
@@ -687,14 +717,17 @@ def test_worker_processes_assemble_the_batches(probe, script, devices):
 
 
 @pytest.mark.parametrize("script, devices", FULL)
-def test_convolutions_run_on_the_frameworks_fast_kernels(probe, plain_kernels, script, devices):
-    """Those that it takes by itself on this machine, with the types and sizes as they are."""
+def test_layers_run_on_the_frameworks_fast_kernels(probe, plain_kernels, script, devices):
+    """Those that it takes by itself on this machine; convolutions with the types and sizes as they are."""
     for answer in probe(script, devices):
         lines = answer["chatter"]
         begin = lines.index("run first")
         found = kernels(lines[begin : lines.index("run again")])
-        assert plain_kernels(script)
-        assert {kernel for kernel in found if kernel[-1].startswith(f"mb{WORK_BATCH}_")} == plain_kernels(script)
+        convolutions = {kernel for kernel in plain_kernels(script) if kernel[0] == "convolution"}
+        assert convolutions
+        assert {kernel for kernel in found if kernel[-1].startswith(f"mb{WORK_BATCH}_")} == convolutions
+        not_its_own = {"inner_product"} if "_mx_keras" in script else {}  # its dense layer is a product and a sum
+        assert {kernel for kernel in plain_kernels(script) if kernel[0] not in not_its_own} <= found
 
 
 @pytest.mark.parametrize("script, devices", FULL)
