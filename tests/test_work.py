@@ -732,11 +732,15 @@ def test_layers_run_on_the_frameworks_fast_kernels(probe, plain_kernels, script,
 
 @pytest.mark.parametrize("script, devices", FULL)
 def test_as_many_threads_compute_as_the_first_line_says(probe, script, devices):
-    """Told by their CPU time: two threads that share the work count as two, one that does next to nothing as none."""
+    """Told by their CPU time: two threads that share the work count as two, one that does next to nothing as none.
+
+    Each of MXNet's devices in a process has as many of its own; keras-mxnet's two were seen to keep two threads busy, not four.
+    """
+    teams = devices if "_mx_" in script and "_keras" not in script and "_mgpu" in script else 1
     for answer in probe(script, devices):
         seconds = answer["steps.thread_seconds"]
         threads = int(re.search(r"(\d+) threads", probe(script, devices)[0]["steps.lines"][0])[1])
-        assert seconds.sum() ** 2 / (seconds**2).sum() > 0.7 * threads
+        assert seconds.sum() ** 2 / (seconds**2).sum() > 0.7 * threads * teams
 
 
 @pytest.mark.parametrize(
