@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
@@ -79,8 +79,11 @@ def bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def make_report(results: Results, heading: str = "###") -> str:
-    """Return a file's report: verdict, what limits it, machine, tables, what the columns mean."""
+def make_report(results: Results, heading: str = "###", known: Collection[str] = ()) -> str:
+    """Return a file's report: verdict, what limits it, machine, tables, what the columns mean.
+
+    Of the last the known lines are left out: a report above this one has them.
+    """
     tables = make_tables(results)
     runs_each = same_runs(tables)
     if any(row.refused for table in tables for row in table.rows):
@@ -92,7 +95,9 @@ def make_report(results: Results, heading: str = "###") -> str:
     for table in tables:
         parts.append(f"{heading} {table.title[0].upper()}{table.title[1:]}")
         parts.append(make_table(table, with_runs=runs_each is None))
-    parts.append(bullets(explain(tables)))
+    lines = explain(tables)
+    new = [line for line in lines if line not in known]
+    parts.append(bullets([*new, "the other columns: as above"] if len(new) < len(lines) else new))
     return "\n\n".join(parts)
 
 
@@ -125,11 +130,14 @@ def make_picture(name: str, results: Results) -> str:
 def make_block(files: Mapping[str, Results], pictures: Mapping[str, str]) -> str:
     """Return what stands between the README's markers of results: of several files each under a heading of its own."""
     several = len(files) > 1
-    parts = []
+    parts: list[str] = []
+    known: set[str] = set()
     for name, results in files.items():
+        tables = make_tables(results)
         if several:
-            parts.append(f"### {describe_occasion(results, make_tables(results))}")
-        parts.append(make_report(results, heading="####" if several else "###"))
+            parts.append(f"### {describe_occasion(results, tables)}")
+        parts.append(make_report(results, heading="####" if several else "###", known=known))
+        known.update(explain(tables))
         parts.append(f"[Result file]({as_link(name)}), shown by `uv run report.py {as_word(name)}`.")
         parts += [pictures[name]] if name in pictures else []
     paths = {Path(name): results for name, results in files.items()}

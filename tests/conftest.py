@@ -1,14 +1,22 @@
-"""What the tests share: the scripts, their environments, stand-in digits, real MNIST, launched jobs and how a mistake ends."""
+"""What the tests share: the scripts, their environments, stand-in digits, real MNIST, launched jobs and how a mistake ends.
+
+pytest-xdist runs them in as many workers as there are physical cores, at most MOST_WORKERS. Every test has one of the cores to
+itself, so that workers don't slow one another down. Those that are marked "alone" come last: each has all cores, and nothing
+runs beside it. With `-n 0` all run one after the other, with all cores.
+"""
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,6 +46,96 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 os.environ.pop("OMP_NUM_THREADS", None)  # the number that a user may have set: tests that ask about one set it
 # Hundreds of processes import the same packages: kept bytecode halves the time that each needs to start
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+MOST_WORKERS = 4  # a probe takes 2 GB
+
+
+def find_cores():
+    """Return the CPUs of each physical core that this process may use."""
+    of_cores = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        of_cores.setdefault(path.read_text() if path.exists() else cpu, set()).add(cpu)
+    return list(of_cores.values())
+
+
+CORES = find_cores()
+GROUPS = "MNIST_TESTS_GROUPS"  # the variable that names a file: every test's group; its lock is that of the machine
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return min(len(CORES), MOST_WORKERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A worker gets whole groups, in the order in which the workers collected them.
+
+    pytest-xdist's own loadgroup would do, but that of 3.8.0 tells the groups by an attribute that pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        @functools.cached_property
+        def groups(self):
+            return json.loads(Path(os.environ[GROUPS]).read_text())
+
+        def _split_scope(self, nodeid):
+            return self.groups[nodeid]
+
+    return ByGroup(config, log)
+
+
+def pytest_configure(config):
+    """Make the file that the workers share; they inherit its name."""
+    config.addinivalue_line("markers", "alone: has all cores, and no other test runs beside it")
+    if GROUPS not in os.environ:
+        handle, path = tempfile.mkstemp(prefix="mnist-tests-")
+        os.close(handle)
+        os.environ[GROUPS] = path
+        config.add_cleanup(lambda: Path(os.environ.pop(GROUPS)).unlink())
+
+
+def is_alone(item):
+    """Return whether a test is marked as such, or looks at a probe that counts threads: those with a script's own devices."""
+    if "probe" in item.fixturenames:
+        parameters = item.callspec.params
+        return parameters["devices"] == usual_devices(parameters["script"])
+    return item.get_closest_marker("alone") is not None
+
+
+def group_of_test(item):
+    """Return the name of the tests that a worker runs together: those of a file, those of one probe, or all that are alone."""
+    if is_alone(item):
+        return "alone"
+    return "{script} {devices}".format(**item.callspec.params) if "probe" in item.fixturenames else item.path.stem
+
+
+def pytest_collection_modifyitems(items):
+    """Put those that are alone last, and write down the groups for pytest-xdist's scheduler."""
+    items.sort(key=is_alone)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        Path(os.environ[GROUPS]).write_text(json.dumps({item.nodeid: group_of_test(item) for item in items}))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """In a worker a test has one core, or waits until it has all of them."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return (yield)
+    alone = is_alone(item)
+    core = CORES[int(worker.removeprefix("gw")) % len(CORES)]
+    with open(os.environ[GROUPS], "rb+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        os.sched_setaffinity(0, set.union(*CORES) if alone else core)
+        try:
+            return (yield)
+        finally:
+            os.sched_setaffinity(0, set.union(*CORES))
+            fcntl.flock(lock, fcntl.LOCK_UN)  # even if a child process holds it open
 
 
 def pytest_addoption(parser):
@@ -74,22 +172,24 @@ def python_of_group(group):
 
 
 @functools.cache
-def cores():
-    """Return how many physical cores this process may use, as loky counts them: the scripts' own number of threads."""
+def count_cores(cpus):
+    """Return how many physical cores a process has that is bound to these CPUs, as loky counts them."""
     command = [python_of("mnist_mx_gluon.py"), "-c", "import loky; print(loky.cpu_count(only_physical_cores=True))"]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(["taskset", "-c", ",".join(map(str, cpus)), *command], check=True, stdout=subprocess.PIPE)
+    return int(done.stdout)
 
 
-def find_two_cpus():
-    """Return a CPU of each of two physical cores that this process may use; fewer if there are fewer."""
-    of_cores = {}
-    for cpu in sorted(os.sched_getaffinity(0)):
-        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        of_cores.setdefault(path.read_text() if path.exists() else cpu, cpu)
-    return sorted(of_cores.values())[:2]
+def cores():
+    """Return how many physical cores this test may use, as loky counts them: the scripts' own number of threads."""
+    return count_cores(frozenset(os.sched_getaffinity(0)))
 
 
-TWO_CPUS = find_two_cpus()
+def usual_devices(script):
+    """Return on how many devices or ranks the tests run a script where they do not ask for others."""
+    return 2 if "_mgpu" in script or "_hvd" in script else 1
+
+
+TWO_CPUS = sorted(min(cpus) for cpus in CORES)[:2]
 ON_TWO_CPUS = "taskset", "-c", ",".join(map(str, TWO_CPUS))
 needs_two_cores = pytest.mark.skipif(len(TWO_CPUS) < 2, reason="needs two physical cores")
 

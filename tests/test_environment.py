@@ -333,7 +333,9 @@ def test_as_a_module(api):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=[pytest.mark.alone] if s in ONE_THREAD else []) for s in SCRIPTS]
+)
 def test_one_thread_and_a_reader_that_stops(few_digits, script):
     """With one thread one core is busy, though more are there, and the run ends with the first line that nobody reads.
 
@@ -365,6 +367,7 @@ for variables in json.loads(sys.argv[2]):
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["mx_gluon", "mx_keras", "tf_keras", "torch"])
 def test_threads_of_the_process(name):
     """A mask, loky's own variable and the user's number are obeyed, in this order of weakness; an empty number is none."""

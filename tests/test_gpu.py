@@ -23,6 +23,7 @@ from test_work import ALONE, FULL, RANKS, events_of, launch, losses
 
 from harness.environments import kind_of
 
+pytestmark = [pytest.mark.alone] if Path("/dev/nvidia0").exists() else []  # memory and time of GPUs are looked at
 KIND = "gpu"
 RUNS = ["steps", "still", "dropout", "masks", "first", "again", "other", "busy"]
 USED = 64  # MiB on a GPU that a process computes on: its context alone has more

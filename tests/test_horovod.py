@@ -113,6 +113,7 @@ def endless(number):
     return *ON_TWO_CPUS, *ranks(number, *ENDLESS)
 
 
+@pytest.mark.alone
 @needs_two_cores
 @pytest.mark.parametrize("number", ENDS)
 def test_ranks_share_the_cores(live, number):
@@ -124,6 +125,7 @@ def test_ranks_share_the_cores(live, number):
     assert f", {max(1, min(cores(), 2) // number)} threads, " in life.first_line
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number, rank", [(1, 0), (2, 0), (2, 1)])
 def test_rank_killed(live, number, rank):
     life = live(workers, kill(rank), *endless(number))
@@ -146,6 +148,7 @@ def test_mistake_of_all_ranks(launch, few_digits):
     job.check_failure("error: --device gpu needs 2 x gpu, MXNet sees 0; use --device cpu")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [2, 3])
 def test_launcher_stopped(live, number):
     """By Ctrl-C, or by kill: no rank is left, and none reports a result.

@@ -463,8 +463,8 @@ def test_folder_that_cannot_be_made(tmp_path, serve):
 @pytest.fixture
 def as_nobody(tmp_path):
     """Return a prelude that takes root's rights away, once all is imported: root may read and write anywhere."""
-    for parent in list(tmp_path.parents)[:3]:
-        if "pytest" in parent.name:
+    for parent in list(tmp_path.parents)[:4]:
+        if "pytest" in parent.name or "popen" in parent.name:  # the second is pytest-xdist's, of a worker
             parent.chmod(0o755)
     yield "\nimport encodings.idna, requests\nif os.getuid() == 0: os.setgroups([]), os.setgid(65534), os.setuid(65534)"
     tmp_path.chmod(0o755)

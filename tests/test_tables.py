@@ -437,6 +437,16 @@ def test_several_files_in_the_readme_end_with_the_machines():
     assert "## By machine" in text
 
 
+def test_columns_are_explained_once_in_the_readme():
+    """Under a later file's tables only what was not said before."""
+    text = edit(README, ("results/x.json", "results/y.json"))
+    assert text.count("\n- rank: ") == text.count("\n- images/s: ") == 1
+    assert text.count("\n- the other columns: as above\n") == 1
+    assert text.index("\n- the other columns: as above\n") > text.index("results/x.json")
+    alone = report(KNOWN)
+    assert "as above" not in alone and "\n- rank: " in alone
+
+
 def test_files_of_different_work_are_not_compared_in_the_readme():
     files = {"results/x.json": make_results(KNOWN), "results/y.json": make_results(KNOWN, batch_size=100)}
     text = reporting.edit_readme(README, files)

@@ -109,6 +109,7 @@ def stopped(live, number):
     return live(workers, stop(number), *ON_TWO_CPUS, *alone(STOPPED[number], *ENDLESS))
 
 
+@pytest.mark.alone
 @needs_two_cores
 @pytest.mark.parametrize("number", STOPPED)
 def test_processes_share_the_cores(live, number):
@@ -119,6 +120,7 @@ def test_processes_share_the_cores(live, number):
     assert sum(map(len, shares)) == max(count, 2)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", STOPPED)
 def test_first_process_stopped(live, number):
     """Not its group, as a terminal does (test_user.py): the first process alone. The others end with it."""
@@ -127,6 +129,7 @@ def test_first_process_stopped(live, number):
     assert not any("Traceback" in line for line in life.err), "\n".join(life.err)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("start", [alone, torchrun])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_process_killed(live, start, rank):
@@ -136,6 +139,7 @@ def test_process_killed(live, start, rank):
     assert life.seconds < 20
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("start", [alone, torchrun])
 def test_threads_of_the_user(live, start):
     life = live(workers, kill(0), "env", "OMP_NUM_THREADS=3", *start(2, *ENDLESS))

@@ -143,6 +143,7 @@ def test_data_that_cannot_be_had(start, tmp_path):
     assert list((tmp_path / "data").iterdir()) == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_busy_threads_and_interrupt_while_training(start, few_digits, script):
     """As many threads compute as the first line names, and Ctrl-C ends the run at once by the signal itself.
@@ -249,6 +250,7 @@ def test_links():
             assert there or made or name in others or re.search("[A-Z]{3}", Path(name).stem), name
 
 
+@pytest.mark.alone
 def test_one_epoch_of_real_mnist(start, mnist):
     status, out, err = finish(start("mnist_mx_gluon.py", "--epochs", 1, "--data-dir", mnist), timeout=600)
     assert status == 0, "\n".join(err)
