@@ -61,12 +61,14 @@ def find_cores():
 
 
 CORES = find_cores()
-GROUPS = "MNIST_TESTS_GROUPS"  # the variable that names a file: every test's group; its lock is that of the machine
+GROUPS = "MNIST_TESTS_GROUPS"  # the variable that names a file: every test's group; its lock is that of all cores
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    return min(len(CORES), MOST_WORKERS)
+    import loky  # knows a container's quota
+
+    return min(loky.cpu_count(only_physical_cores=True), len(CORES), MOST_WORKERS)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -89,20 +91,24 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_configure(config):
-    """Make the file that the workers share; they inherit its name."""
+    """Make the file that this run's workers share; they inherit its name."""
     config.addinivalue_line("markers", "alone: has all cores, and no other test runs beside it")
-    if GROUPS not in os.environ:
+    if not is_worker(config):
         handle, path = tempfile.mkstemp(prefix="mnist-tests-")
         os.close(handle)
         os.environ[GROUPS] = path
-        config.add_cleanup(lambda: Path(os.environ.pop(GROUPS)).unlink())
+        config.add_cleanup(Path(path).unlink)
+
+
+def is_worker(config):
+    return hasattr(config, "workerinput")
 
 
 def is_alone(item):
-    """Return whether a test is marked as such, or looks at a probe that counts threads: those with a script's own devices."""
+    """Return whether a test is marked as such, or looks at a probe that counts threads: those of a script's usual devices."""
     if "probe" in item.fixturenames:
         parameters = item.callspec.params
-        return parameters["devices"] == usual_devices(parameters["script"])
+        return parameters["devices"] in usual_devices(parameters["script"])
     return item.get_closest_marker("alone") is not None
 
 
@@ -113,21 +119,22 @@ def group_of_test(item):
     return "{script} {devices}".format(**item.callspec.params) if "probe" in item.fixturenames else item.path.stem
 
 
-def pytest_collection_modifyitems(items):
-    """Put those that are alone last, and write down the groups for pytest-xdist's scheduler."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Put those that are alone last, whatever else changes the order, and write the groups for pytest-xdist's scheduler."""
+    yield
     items.sort(key=is_alone)
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if is_worker(config):
         Path(os.environ[GROUPS]).write_text(json.dumps({item.nodeid: group_of_test(item) for item in items}))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """In a worker a test has one core, or waits until it has all of them."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is None:
+    """Beside other workers a test has one core, or waits until it has all of them."""
+    if not is_worker(item.config) or item.config.workerinput["workercount"] == 1:
         return (yield)
     alone = is_alone(item)
-    core = CORES[int(worker.removeprefix("gw")) % len(CORES)]
+    core = CORES[int(item.config.workerinput["workerid"].removeprefix("gw")) % len(CORES)]
     with open(os.environ[GROUPS], "rb+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         os.sched_setaffinity(0, set.union(*CORES) if alone else core)
@@ -146,12 +153,13 @@ def pytest_addoption(parser):
 
 @functools.cache
 def python_of(script):
-    """Return the interpreter of the environment that a script's header describes; uv makes it on first use.
+    """Return the interpreter of the environment that a script's header describes; uv makes it on first use, with all cores.
 
     Without network uv's cache has to do.
     """
     script = Path(os.environ.get("ENVIRONMENTS_OF", ROOT), script)  # tests/mutants.py tests copies of the scripts
-    sync = ["uv", "sync", "--quiet", "--script", script]
+    all_cores = "taskset", "-c", ",".join(map(str, set.union(*CORES)))
+    sync = [*all_cores, "uv", "sync", "--quiet", "--script", script]
     if subprocess.run(sync, check=False).returncode:
         subprocess.run([*sync, "--offline"], check=True)
     find = ["uv", "python", "find", "--script", script]
@@ -185,8 +193,8 @@ def cores():
 
 
 def usual_devices(script):
-    """Return on how many devices or ranks the tests run a script where they do not ask for others."""
-    return 2 if "_mgpu" in script or "_hvd" in script else 1
+    """Return the numbers of devices or ranks on which a script is tested most thoroughly."""
+    return (1, 2) if "_hvd" in script else (2,) if "_mgpu" in script else (1,)
 
 
 TWO_CPUS = sorted(min(cpus) for cpus in CORES)[:2]

@@ -817,7 +817,7 @@ TABLES = ["tests/test_tables.py"]
 RESULTS = ["tests/test_results.py"]
 TREE = ["tests/test_processes.py"]
 HARDWARE = ["tests/test_machine.py"]
-ENVIRONMENT = ["tests/test_environments.py"]
+ENVIRONMENTS = ["tests/test_environments.py"]
 DATA = ["tests/test_data.py"]
 PICTURE = ["tests/test_picture.py"]
 REPORT = ["tests/test_report.py"]
@@ -1299,13 +1299,13 @@ HARNESS = [
     ),
     ("machine", HARDWARE, "2 * SGEMM_SIZE**3", "SGEMM_SIZE**3", "operations of a product"),
     ("machine", HARDWARE, 'line.rsplit(", ", 1)', 'line.split(", ", 1)', "a GPU's name may have commas"),
-    ("environments", ENVIRONMENT, "if REASON.match(line)), max", "if False), max", "uv's reason, not its last line"),
-    ("environments", ENVIRONMENT, "reason = reason or find", "reason = find", "the first attempt's reason"),
-    ("environments", ENVIRONMENT, r"UV_PROJECT\w*|", "", "uv makes no other project's environment"),
-    ("environments", ENVIRONMENT, '([], ["--offline"])', "([],)", "uv's cache may do without network"),
+    ("environments", ENVIRONMENTS, "if REASON.match(line)), max", "if False), max", "uv's reason, not its last line"),
+    ("environments", ENVIRONMENTS, "reason = reason or find", "reason = find", "the first attempt's reason"),
+    ("environments", ENVIRONMENTS, r"UV_PROJECT\w*|", "", "uv makes no other project's environment"),
+    ("environments", ENVIRONMENTS, '([], ["--offline"])', "([],)", "uv's cache may do without network"),
     (
         "startup",
-        ENVIRONMENT,
+        ENVIRONMENTS,
         'if kept.get("VIRTUAL_ENV", prefix) == prefix:',
         "if True:",
         "scripts get the user's environment",

@@ -295,6 +295,7 @@ def test_minutes_run_one_round_in_any_case(tmp_path, run):
     assert len(runs_of(tmp_path / "x.json")["mnist_mx_a.py"]) == 1
 
 
+@pytest.mark.alone
 def test_a_busy_machine_is_waited_for_and_marked(tmp_path, run):
     number = len(os.sched_getaffinity(0))
     quota = machine.read_quota()
@@ -554,6 +555,7 @@ def has_begun(pid, moment):
             caught = caught or now
 
 
+@pytest.mark.alone  # the moment is short
 @pytest.mark.parametrize("program", ["benchmark.py", "report.py"])
 @pytest.mark.parametrize("moment", ["at first", "importing"])
 def test_interruption_while_importing(tmp_path, tiny, program, moment):

@@ -207,7 +207,9 @@ def start_from_standard_input(folder, script, data, *arguments, **options):
         return start(script, None, *arguments, instead=["-"], folder=folder, source=source, **options)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(  # a local size that is left in the shell would divide the cores: there have to be several
+    "script", [pytest.param(s, marks=[pytest.mark.alone] if "_hvd" in s else []) for s in SCRIPTS]
+)
 def test_nothing_left_in_a_shell_and_standard_input_change_no_run(tmp_path, tiny_digits, script):
     """The same first line, losses and accuracy as without, and no file in the user's home is written.
 

@@ -69,6 +69,7 @@ def check_report(job, number, batch, epochs, local=None):
     assert re.fullmatch(r"accuracy: [01]\.\d{4}", out[-1]), out
 
 
+@pytest.mark.alone
 def test_two_ranks_give_one_report(launch, few_digits):
     check_report(launch(few_digits, *ranks(2, *train("--epochs", 10, "--batch-size", 40))), 2, 40, 10)
 
@@ -173,6 +174,7 @@ def two_hosts(launch, few_digits):
     return ON_TWO_HOSTS
 
 
+@pytest.mark.alone
 def test_two_hosts(launch, few_digits, two_hosts):
     hosts = "horovodrun", "-np", 2, "-H", "one:1,two:1"
     check_report(launch(few_digits, *two_hosts, *hosts, *train("--epochs", 2, "--batch-size", 40)), 2, 40, 2, local=1)

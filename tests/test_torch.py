@@ -66,6 +66,7 @@ def check_report(job, number, batch, epochs, threads):
     assert re.fullmatch(r"accuracy: [01]\.\d{4}", out[-1]), out
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [2, 3])
 def test_it_starts_its_processes(launch, few_digits, number):
     """Three processes have images for 4, 4 and 3 batches: they take the same three steps, none waits for ever."""
@@ -78,6 +79,7 @@ def test_torchrun(launch, few_digits):
     check_report(launch(few_digits, *torchrun(2, "--epochs", 2, "--batch-size", 40)), 2, 40, 2, 1)
 
 
+@pytest.mark.alone
 def test_two_hosts(launch, few_digits):
     """Two launchers, as on two hosts, with one process each: each has all cores of its host, and the first reports."""
     with socket.create_server(("localhost", 0)) as server:

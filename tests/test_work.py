@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT, SCRIPTS, cores, python_of
+from conftest import ROOT, SCRIPTS, cores, python_of, usual_devices
 from probe import EXACT, HIDDEN, ROWS, RUNS
 
 IMAGES = 300  # of the three full-batch steps; one, two and three devices divide it
@@ -30,7 +30,7 @@ RIGHT = 120  # of them get the label that the reference predicts
 EPOCHS, STEPS_AN_EPOCH = 10, 120  # of a real run on one device, and of the long one
 MNIST_IMAGES = 60_000
 WORKERS = 2  # processes of DataLoader
-FULL = [(s, 1) for s in SCRIPTS if "_mgpu" not in s] + [(s, 2) for s in SCRIPTS if "_mgpu" in s or "_hvd" in s]
+FULL = [(s, n) for n in (1, 2) for s in SCRIPTS if n in usual_devices(s)]
 FEW = [(s, n) for s in SCRIPTS for n in (1, 3) if "_mgpu" in s] + [("mnist_mx_gluon_hvd.py", 3)]
 RANKS = "mnist_mx_gluon_hvd.py", "mnist_torch_mgpu.py"  # one process a device
 ALL = FULL + FEW
@@ -176,7 +176,7 @@ def make_expected(cache):
             weights = [given[f"steps_weight{i}"].astype(np.float64) for i in range(8)]
             images, labels = given["steps_images"][:, None] / 255, given["steps_labels"]
             losses, weights, _ = reference.train(weights, images, labels, STEPS, 0.001 * devices, 1e-8, torch)
-            new = path.with_suffix(".new.npz")
+            new = path.with_suffix(f".{os.getpid()}.npz")
             np.savez(new, losses=losses, **{f"weight{i}": array for i, array in enumerate(weights)})
             new.replace(path)  # whole, or not there
         kept = np.load(path)
