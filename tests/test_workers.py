@@ -15,7 +15,7 @@ import pytest
 
 def note(name):
     began = time.monotonic()
-    time.sleep(0.3)
+    time.sleep(SECONDS)
     with open(f"{name}.txt", "w") as file:
         file.write(f"{began} {time.monotonic()}")
 
@@ -50,9 +50,10 @@ def overlap(first, second):
 
 
 def test_nothing_runs_beside_a_test_that_is_alone(tmp_path):
-    """Others do run beside one another."""
-    for name in ("a", "b"):
-        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("FILE", name).replace("alone{", f"alone_{name}{{"))
+    """Others do run beside one another. One worker comes to the tests that are alone while the other has some left."""
+    for name, seconds in (("a", 0.1), ("b", 0.6)):
+        text = TESTS.replace("FILE", name).replace("alone{", f"alone_{name}{{").replace("SECONDS", str(seconds))
+        (tmp_path / f"test_{name}.py").write_text(text)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-n", "2", "--dist", "loadscope"]
     path = os.pathsep.join(map(str, (ROOT / "tests", ROOT)))
