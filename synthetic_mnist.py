@@ -20,6 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+# NumPy 2 loads it when it is first used, and a Ctrl-C that comes while it is loaded is lost
+from numpy.random import default_rng
+
 SEED = 42
 ROTATION = 0.17  # radians, to either side, like the following
 SHEAR = 0.15  # of the height
@@ -88,7 +91,7 @@ def main():
         with tempfile.TemporaryDirectory(dir=args.folder) as unfinished:
             arrays = {}
             for number, (part, n) in enumerate((("train", args.train), ("test", args.test))):
-                generator = np.random.default_rng([SEED, number])
+                generator = default_rng([SEED, number])
                 labels = generator.integers(0, 10, n)
                 images = [draw(labels[i : i + CHUNK], generator) for i in range(0, n, CHUNK)]
                 arrays |= {f"x_{part}": np.concatenate(images), f"y_{part}": labels.astype(np.uint8)}

@@ -114,3 +114,22 @@ def test_interrupted(tmp_path):
     assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 130
     assert os.listdir(tmp_path) == []
+
+
+LOADED_LATE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import synthetic_mnist
+before = set(sys.modules)
+sys.argv = ["synthetic_mnist.py", sys.argv[2], "--train", "1", "--test", "1"]
+synthetic_mnist.main()
+print(*[name for name in set(sys.modules) - before if name.startswith("numpy.random")], file=sys.stderr)
+"""
+
+
+def test_no_moment_to_lose_an_interrupt(tmp_path):
+    """Cython's modules lose an exception that comes while they are loaded: they are before a Ctrl-C is answered by one."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_LATE, ROOT, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert "not MNIST" in done.stdout and done.stderr.split() == []
