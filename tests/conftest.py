@@ -105,10 +105,7 @@ def is_worker(config):
 
 
 def is_alone(item):
-    """Return whether a test is marked as such, or looks at a probe that counts threads: those of a script's usual devices."""
-    if "probe" in item.fixturenames:
-        parameters = item.callspec.params
-        return parameters["devices"] in usual_devices(parameters["script"])
+    """Return whether a test is marked as such."""
     return item.get_closest_marker("alone") is not None
 
 

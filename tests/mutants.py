@@ -704,9 +704,15 @@ FAST = [
         "MXNet's engine",
     ),
     (
-        ["gluon", "keras_mgpu"],
+        ["gluon", "gluon_ds_mgpu", "sym_mgpu"],
         MXNET_IMPORT,
         f'os.environ["OMP_NUM_THREADS"] = "1"\n{MXNET_IMPORT}',
+        "as many threads as it says",
+    ),
+    (  # keras loads MXNet
+        ["keras", "keras_mgpu"],
+        "import keras\n",
+        'os.environ["OMP_NUM_THREADS"] = "1"\nimport keras\n',
         "as many threads as it says",
     ),
     (TF, '"TF_CPP_MIN_LOG_LEVEL": "2"', '"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"', "oneDNN"),
