@@ -358,7 +358,6 @@ WORK = [
     (["sym"], "accuracy: {accuracy:.4f}", "accuracy: {accuracy:.3f}", "four digits"),
     (["keras_mgpu"], "seconds:.2f} s\\n", "seconds:.1f} s\\n", "two digits"),
     (["gluon_ds_mgpu"], "batch {n} x", "batch 1 x", "the first line says the batch"),
-    (["tf_keras_mgpu"], "str(loky.cpu_count(only_physical_cores=True))", '"1"', "a script gets every core"),
 ]
 # What a comparison of the scripts' texts would see at once; here the tests that ask for it by behaviour must
 EPOCH = "        epoch_start = time.perf_counter()\n"
@@ -803,6 +802,13 @@ USER = [
         "pass",
         "Ctrl-C ends the process at once by the signal",
     ),
+    (
+        ["gluon_ds_mgpu", "sym", "keras_mgpu", "tf_keras_mgpu"],
+        "str(loky.cpu_count(only_physical_cores=True))",
+        '"1"',
+        "a script gets every core",
+    ),
+    (["torch_mgpu"], "max(1, CORES // local_ranks)", "CORES", "the processes share the cores"),
 ]
 PROCESSES = [
     (TORCH, "libc.mallopt(-4, 0)", "pass", "page faults are avoided"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPTS, busy_threads, error_line, finish, python_of, usage_error
+from conftest import ROOT, SCRIPTS, busy_threads, cores, error_line, finish, python_of, usage_error
 
 FIRST = (
     r"{script}: (?:(?:horovod|keras|keras-mxnet|mxnet|tensorflow|torch) \d[\d.]*(?:\+\w+)?, )+python 3\.\d+\.\d+, "
@@ -146,7 +146,7 @@ def test_data_that_cannot_be_had(start, tmp_path):
 @pytest.mark.alone
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_busy_threads_and_interrupt_while_training(start, few_digits, script):
-    """As many threads compute as the first line names, and Ctrl-C ends the run at once by the signal itself.
+    """As many threads compute as the first line names, one a core, and Ctrl-C ends the run at once by the signal itself.
 
     finish sees to it that no worker is left.
     """
@@ -162,6 +162,7 @@ def test_busy_threads_and_interrupt_while_training(start, few_digits, script):
     assert time.monotonic() - began < 5
     assert not any("Traceback" in line for line in err), "\n".join(err)
     threads = int(re.search(r" (\d+) threads,", first)[1])
+    assert threads == (max(1, cores() // 2) if script == "mnist_torch_mgpu.py" else cores())  # its two processes share
     assert busy == threads if "_mgpu" not in script else busy >= threads  # two devices may compute side by side
 
 
