@@ -18,10 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup's jobs ignore it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be cleaned up yet
 
-# NumPy 2 loads it when it is first used, and a Ctrl-C that comes while it is loaded is lost
-from numpy.random import default_rng
+import numpy as np
+from numpy.random import default_rng  # NumPy 2 would load it late, and lose an exception of end()'s that comes then
 
 SEED = 42
 ROTATION = 0.17  # radians, to either side, like the following
@@ -44,6 +45,7 @@ GLYPHS = (  # 5 x 7 dots
     ("01110", "10001", "10001", "01111", "00001", "00010", "01100"),
 )
 DOT = 2.9  # pixels from dot to dot
+ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def draw(labels, generator):
@@ -104,6 +106,15 @@ def main():
     print(f"{args.train} + {args.test} stand-in digits, not MNIST: {path}")
 
 
+def end(number, _):
+    """End with the status that a shell shows for a signal, cleaning up on the way out, which no other signal stops."""
+    for other in ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # cleans up on the way out
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
     main()

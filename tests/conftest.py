@@ -189,11 +189,6 @@ def cores():
     return count_cores(frozenset(os.sched_getaffinity(0)))
 
 
-def usual_devices(script):
-    """Return the numbers of devices or ranks on which a script is tested most thoroughly."""
-    return (1, 2) if "_hvd" in script else (2,) if "_mgpu" in script else (1,)
-
-
 TWO_CPUS = sorted(min(cpus) for cpus in CORES)[:2]
 ON_TWO_CPUS = "taskset", "-c", ",".join(map(str, TWO_CPUS))
 needs_two_cores = pytest.mark.skipif(len(TWO_CPUS) < 2, reason="needs two physical cores")

@@ -721,7 +721,7 @@ FAST = [
         '"TF_CPP_MIN_LOG_LEVEL": "2", "ONEDNN_MAX_CPU_ISA": "SSE41"',
         "all of the CPU",
     ),
-    (["tf_keras"], "parallelism_threads(int(THREADS))", "parallelism_threads(1)", "as many threads as it says"),
+    (TF, "parallelism_threads(int(THREADS))", "parallelism_threads(1)", "as many threads as it says"),
     (TORCH, "from torch import nn\n", "from torch import nn\n\ntorch.backends.mkldnn.enabled = False\n", "oneDNN"),
     (["torch"], "import torch\n", 'os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"\nimport torch\n', "all of the CPU"),
     (

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import ARRAYS, ROOT, error_line, usage_error
 
 NAME = "mnist.npz"
@@ -21,10 +23,10 @@ def draw(*arguments):
     return subprocess.run(command(*arguments), check=False, capture_output=True, text=True, timeout=120)
 
 
-def start_and_wait_for_drawing(folder, *arguments):
+def start_and_wait_for_drawing(folder, *arguments, before=()):
     """Start a drawing that takes seconds; return its process once it has begun."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command(folder, *arguments), **pipes)
+    process = subprocess.Popen([*before, *command(folder, *arguments)], **pipes)
     deadline = time.monotonic() + 30
     while not os.listdir(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -107,13 +109,36 @@ def test_mistakes(tmp_path):
         assert arguments[0] in usage_error(done.stderr)
 
 
-def test_interrupted(tmp_path):
-    """Ctrl-C while drawing leaves nothing and no traceback."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted(tmp_path, number):
+    """A signal while drawing leaves nothing and no traceback, nor does a second one while it cleans up."""
     process = start_and_wait_for_drawing(tmp_path)
+    process.send_signal(number)
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 128 + number
+    assert os.listdir(tmp_path) == []
+
+
+def test_interrupted_while_importing(tmp_path):
+    """Before there is anything to clean up: by the signal itself."""
+    process = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ("", "")
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ignored_signal_stays_ignored(tmp_path, number):
+    """As by nohup, and in a shell's background job."""
+    before = ["env", f"--ignore-signal={number.name.removeprefix('SIG')}"]
+    process = start_and_wait_for_drawing(tmp_path, "--train", 5000, "--test", 1000, before=before)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "") and "not MNIST" in out
 
 
 LOADED_LATE = """

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT, SCRIPTS, python_of, usual_devices
+from conftest import ROOT, SCRIPTS, python_of
 from probe import EXACT, HIDDEN, ROWS, RUNS
 
 IMAGES = 300  # of the three full-batch steps; one, two and three devices divide it
@@ -30,9 +30,16 @@ RIGHT = 120  # of them get the label that the reference predicts
 EPOCHS, STEPS_AN_EPOCH = 10, 120  # of a real run on one device, and of the long one
 MNIST_IMAGES = 60_000
 WORKERS = 2  # processes of DataLoader
-# Asked for by OMP_NUM_THREADS, but for ranks and processes, which have one: two that share the work of a core take half of its
-# time each, so that they can be counted with one core as well as with many
-THREADS = 2
+# Asked for by OMP_NUM_THREADS, but ranks and processes have one. Three that share the work take a third of the CPU time each,
+# on one core as on many, so that they can be counted there; tf.keras keeps almost two busy on two devices if it has one
+THREADS = 3
+
+
+def usual_devices(script):
+    """Return the numbers of devices or ranks on which a script is tested most thoroughly."""
+    return (1, 2) if "_hvd" in script else (2,) if "_mgpu" in script else (1,)
+
+
 FULL = [(s, n) for n in (1, 2) for s in SCRIPTS if n in usual_devices(s)]
 FEW = [(s, n) for s in SCRIPTS for n in (1, 3) if "_mgpu" in s] + [("mnist_mx_gluon_hvd.py", 3)]
 RANKS = "mnist_mx_gluon_hvd.py", "mnist_torch_mgpu.py"  # one process a device
@@ -738,14 +745,14 @@ def test_layers_run_on_the_frameworks_fast_kernels(probe, plain_kernels, script,
 
 @pytest.mark.parametrize("script, devices", FULL)
 def test_as_many_threads_compute_as_the_first_line_says(probe, script, devices):
-    """Told by their CPU time: two threads that share the work count as two, one that does next to nothing as none.
+    """Told by their CPU time: three threads that share the work count as three, one that does next to nothing as none.
 
     Each of MXNet's devices in a process has as many of its own; keras-mxnet's two are both cpu(0), whose threads they share.
     """
     teams = devices if "_mx_" in script and "_keras" not in script and "_mgpu" in script else 1
     for answer in probe(script, devices):
         seconds = answer["steps.thread_seconds"]
-        assert seconds.sum() ** 2 / (seconds**2).sum() > 0.7 * threads_of(script, devices) * teams
+        assert seconds.sum() ** 2 / (seconds**2).sum() > 0.8 * threads_of(script, devices) * teams
 
 
 @pytest.mark.parametrize(
