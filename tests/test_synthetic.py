@@ -111,13 +111,30 @@ def test_mistakes(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(tmp_path, number):
-    """A signal while drawing leaves nothing and no traceback, nor does a second one while it cleans up."""
+    """A signal while drawing leaves nothing and no traceback."""
     process = start_and_wait_for_drawing(tmp_path)
-    process.send_signal(number)
     process.send_signal(number)
     assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 128 + number
     assert os.listdir(tmp_path) == []
+
+
+ENDED_TWICE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import synthetic_mnist
+try:
+    synthetic_mnist.end(2, None)
+finally:
+    for number in synthetic_mnist.ENDING:
+        os.kill(os.getpid(), number)
+    print("cleaned up", flush=True)
+"""
+
+
+def test_second_signal_stops_no_cleaning():
+    done = subprocess.run([sys.executable, "-c", ENDED_TWICE, ROOT], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "")
 
 
 def test_interrupted_while_importing(tmp_path):
